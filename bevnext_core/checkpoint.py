@@ -1,0 +1,215 @@
+"""Checkpoints: this project's own (safetensors with the configuration inside) and the published ``.pth`` files.
+
+No checkpoint is ever unpickled freely: safetensors holds tensors only, and ``.pth`` files are read with
+``weights_only=True``, which refuses any other type.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bevnext_core.config import (
+    ModelConfig,
+    config_from_mapping,
+    config_to_mapping,
+    load_config,
+    network_differences,
+    published_config,
+)
+from bevnext_core.errors import CheckpointError
+from bevnext_core.files import atomic_path
+from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_core.published_names import published_names
+
+FORMAT = "bevnext-1"
+SHOWN = 8
+"""How many names an error lists before it counts the rest."""
+
+
+def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Write weights (this project's names) and their configuration, atomically."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    metadata = {"format": FORMAT, "config": json.dumps(config_to_mapping(config))}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata)
+
+
+def load_checkpoint(path: str | Path, expected: ModelConfig | None = None) -> BEVNeXt:
+    """Build the network of a checkpoint, in evaluation mode on the CPU.
+
+    Args:
+        expected: when given, the checkpoint must describe the same network.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, no checkpoint of this project, or of another network.
+    """
+    config, state = read_checkpoint(path)
+    if expected is not None:
+        different = network_differences(config, expected)
+        if different:
+            raise CheckpointError(
+                f"{path} is a checkpoint of '{config.name}', whose {', '.join(different)} differ from those of "
+                f"the configuration '{expected.name}'"
+            )
+    model = BEVNeXt(config)
+    own = model.state_dict()
+    _check_entries(path, {k: tuple(v.shape) for k, v in own.items()}, state, config.name)
+    model.load_state_dict({name: state[name].to(own[name].dtype) for name in own})
+    return model.eval()
+
+
+def read_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Configuration and weights of a checkpoint of this project."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}")
+    with path.open("rb") as file:
+        head = file.read(2)
+    if zipfile.is_zipfile(path) or head[:1] == b"\x80":
+        raise CheckpointError(
+            f"{path} is a PyTorch file, not a checkpoint of this project: convert a published one with "
+            f"'bevnext import-checkpoint {path.name} --out {path.stem}.safetensors'"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors, it may be damaged: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of this project (format {metadata.get('format')!r})")
+    try:
+        data = json.loads(metadata["config"])
+    except (KeyError, json.JSONDecodeError):
+        raise CheckpointError(f"{path} carries no readable configuration") from None
+    return config_from_mapping(data, str(path)), state
+
+
+def import_published(
+    path: str | Path, out: str | Path, config: ModelConfig | str | Path | None = None
+) -> str:
+    """Convert a published ``.pth`` file to a checkpoint of this project.
+
+    Args:
+        path: the published file: a state dict, plain or EMA, with or without a ``state_dict`` wrapper and a
+            ``module.`` prefix.
+        out: the checkpoint to write. Nothing is written when anything is wrong.
+        config: what the file was trained with; by default the published stage that the entries belong to.
+
+    Returns:
+        One line that says what was imported.
+
+    Raises:
+        CheckpointError: listing missing, unknown and misshapen entries by their published names.
+    """
+    published = _strip_prefix(_state_dict(path, safe_torch_load(path)))
+    if config is None:
+        has_fusion = any(name.startswith("img_bev_encoder_backbone.fusion_layer.") for name in published)
+        config = published_config(2 if has_fusion else 1)
+    elif not isinstance(config, ModelConfig):
+        config = load_config(config)
+    with torch.device("meta"):
+        own = BEVNeXt(config).state_dict()
+    names = published_names(own)
+    _check_entries(path, {names[k]: tuple(v.shape) for k, v in own.items()}, published, config.name)
+    state = {name: published[names[name]].to(own[name].dtype) for name in own}
+    broken = [names[n] for n, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if broken:
+        raise CheckpointError(f"{path}: {_listed('not finite', broken)}")
+    save_checkpoint(out, state, config)
+    count = sum(value.numel() for name, value in state.items() if value.is_floating_point())
+    return f"{config.name}: {len(state)} entries, {count / 1e6:.1f} M values -> {out}"
+
+
+def safe_torch_load(path: str | Path) -> Any:
+    """``torch.load`` that only ever builds tensors and plain containers.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, or holds another type (which is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"class [`']?([\w.]+)", str(error))
+        if found:
+            raise CheckpointError(
+                f"{path} holds an object of type {found[1]}; only tensors and plain values are loaded, "
+                f"because other types can run code"
+            ) from None
+        raise CheckpointError(
+            f"{path} is no PyTorch checkpoint or is damaged: {_first_line(error)}"
+        ) from None
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+    ) as error:
+        raise CheckpointError(f"{path} cannot be read, it may be damaged: {_first_line(error)}") from None
+
+
+def _state_dict(path: str | Path, data: Any) -> dict[str, Tensor]:
+    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
+        data = data["state_dict"]
+    if not isinstance(data, Mapping) or not data:
+        raise CheckpointError(f"{path} holds no state dict but {type(data).__name__}")
+    odd = [
+        str(name)
+        for name, value in data.items()
+        if not isinstance(value, Tensor) or not isinstance(name, str)
+    ]
+    if odd:
+        raise CheckpointError(f"{path}: {_listed('no tensors', odd)}")
+    return dict(data)
+
+
+def _strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "module."
+    if all(name.startswith(prefix) for name in state):
+        return {name[len(prefix) :]: value for name, value in state.items()}
+    return state
+
+
+def _check_entries(
+    path: str | Path, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], config: str
+) -> None:
+    faults = []
+    missing = [name for name in shapes if name not in state]
+    unknown = [name for name in state if name not in shapes]
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} instead of {shape}"
+        for name, shape in shapes.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    for what, names in (("missing", missing), ("unknown", unknown), ("misshapen", misshapen)):
+        if names:
+            faults.append(_listed(what, names))
+    if faults:
+        raise CheckpointError(f"{path} does not fit the configuration '{config}': " + "; ".join(faults))
+
+
+def _listed(what: str, names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} {what}: {', '.join(names[:SHOWN])}{more}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,324 @@
+"""The model's configuration: frozen dataclasses with the published defaults, overridden by a YAML file.
+
+The defaults are BEVNeXt R50 stage 2 at 256x704. A configuration travels inside its checkpoint, so a
+checkpoint is enough to build its network. ``bevnext config --dump`` prints a complete file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bevnext_core.classes import ANCHOR_CAMERA, CAMERAS
+from bevnext_core.errors import ConfigError
+from bevnext_core.strict import from_mapping, to_mapping
+
+FEATURE_STRIDE = 8
+"""Pixels of the network's input per cell of its feature map (published: neck output at stride 8)."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Network input, pixels. Both sides must be multiples of 32 (the backbone's deepest stride)."""
+
+    height: int = 256
+    width: int = 704
+
+    def __post_init__(self) -> None:
+        _require(
+            min(self.height, self.width) > 0 and self.height % 32 == 0 and self.width % 32 == 0,
+            f"height and width must be positive multiples of 32, got {self.height}x{self.width}",
+        )
+
+    @property
+    def feature_size(self) -> tuple[int, int]:
+        """(rows, columns) of the feature map."""
+        return self.height // FEATURE_STRIDE, self.width // FEATURE_STRIDE
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """ResNet-50 and the neck. ``base_channels`` is the stem's width (64 as published)."""
+
+    base_channels: int = 64
+    neck_channels: int = 512
+
+    def __post_init__(self) -> None:
+        _require(min(self.base_channels, self.neck_channels) > 0, "channels must be positive")
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """Depth bins min, min + step, ... below max (metres), the depth network's width, and the CRF."""
+
+    min: float = 1.0
+    max: float = 60.0
+    step: float = 0.5
+    mid_channels: int = 256
+    crf_iterations: int = 20
+    crf_zeta: float = 0.001
+    crf_weight: float = 0.015
+
+    def __post_init__(self) -> None:
+        _require(0 < self.min < self.max and self.step > 0, "needs 0 < min < max and step > 0")
+        _require(self.mid_channels > 0, "mid_channels must be positive")
+        _require(
+            self.mid_channels % 4 == 0, "mid_channels must be a multiple of 4 (groups of the deformable conv)"
+        )
+        _require(
+            self.crf_iterations > 0 and self.crf_zeta > 0, "crf_iterations and crf_zeta must be positive"
+        )
+
+    @property
+    def bins(self) -> int:
+        """Number of depth bins."""
+        return len(self.values)
+
+    @property
+    def values(self) -> list[float]:
+        """Depth of each bin, metres."""
+        count = math.ceil((self.max - self.min) / self.step - 1e-6)
+        return [self.min + i * self.step for i in range(count)]
+
+
+@dataclass(frozen=True)
+class BevConfig:
+    """The BEV grid in the ego frame: square, centred, one cell in height; metres."""
+
+    extent: float = 51.2
+    cell: float = 0.8
+    z_min: float = -5.0
+    z_max: float = 3.0
+    encoder_channels: int = 256
+
+    def __post_init__(self) -> None:
+        _require(self.cell > 0 and self.extent > 0, "extent and cell must be positive")
+        cells = 2 * self.extent / self.cell
+        _require(abs(cells - round(cells)) < 1e-6, f"2 * extent / cell must be a whole number, got {cells:g}")
+        _require(round(cells) % 8 == 0, f"the grid must have a multiple of 8 cells a side, got {cells:g}")
+        _require(self.z_min < self.z_max, "z_min must be below z_max")
+
+    @property
+    def size(self) -> int:
+        """Cells along x, and along y."""
+        return round(2 * self.extent / self.cell)
+
+
+@dataclass(frozen=True)
+class HistoryConfig:
+    """Past frames that the network was trained on: slot k holds the frame ``k * interval`` seconds ago."""
+
+    frames: int = 8
+    interval: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(self.frames >= 0 and self.interval > 0, "frames must be >= 0 and interval > 0")
+        _require(
+            self.frames == 0 or (self.frames + 1) % 3 == 0,
+            f"frames must be 0 or 2, 5, 8, ... (Res2Fusion takes three equal groups), got {self.frames}",
+        )
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    """Perspective refinement: deformable attention from BEV cells to the image features."""
+
+    heads: int = 8
+    height_anchors: int = 8
+    feedforward_ratio: int = 4
+
+    def __post_init__(self) -> None:
+        _require(
+            min(self.heads, self.height_anchors, self.feedforward_ratio) > 0, "all values must be positive"
+        )
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Classes that share a head, and their non-maximum suppression.
+
+    ``rotated``: suppress above an IoU of ``threshold``. ``circle``: suppress where the SQUARED centre
+    distance is at most ``threshold`` (published: compared without a square). ``scales`` multiply a class's
+    boxes for the suppression only (scale-NMS).
+    """
+
+    classes: tuple[str, ...]
+    nms: Literal["rotated", "circle"] = "rotated"
+    threshold: float = 0.2
+    scales: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(len(self.classes) > 0, "a task needs at least one class")
+        _require(self.threshold >= 0, "threshold must not be negative")
+        _require(
+            len(self.scales) in (0, len(self.classes)),
+            f"scales must be empty or one per class ({len(self.classes)}), got {len(self.scales)}",
+        )
+        _require(all(s > 0 for s in self.scales), "scales must be positive")
+
+
+PUBLISHED_TASKS = (
+    TaskConfig(("car",), scales=(1.0,)),
+    TaskConfig(("truck", "construction_vehicle"), scales=(0.7, 0.7)),
+    TaskConfig(("bus", "trailer"), scales=(0.4, 0.55)),
+    TaskConfig(("barrier",), nms="circle", threshold=1.0),
+    TaskConfig(("motorcycle", "bicycle"), scales=(1.0, 1.0)),
+    TaskConfig(("pedestrian", "traffic_cone"), threshold=0.5, scales=(4.5, 9.0)),
+)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Proposal and box heads, and decoding."""
+
+    shared_channels: int = 64
+    branch_channels: int = 64
+    max_candidates: int = 500
+    score_threshold: float = 0.1
+    center_range: float = 61.2
+    center_range_z: float = 10.0
+    max_per_task: int = 83
+
+    def __post_init__(self) -> None:
+        _require(min(self.shared_channels, self.branch_channels) > 0, "channels must be positive")
+        _require(
+            min(self.max_candidates, self.max_per_task) > 0,
+            "max_candidates and max_per_task must be positive",
+        )
+        _require(0 <= self.score_threshold < 1, "score_threshold must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The published schedule of this configuration (8 samples on each of 8, in stage 2 of 16, GPUs)."""
+
+    stage: Literal[1, 2] = 2
+    epochs: int = 12
+    global_batch: int = 128
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.01
+    gradient_clip: float = 5.0
+    warmup_iterations: int = 200
+    warmup_ratio: float = 0.001
+    velocity_weight: float = 1.0
+    depth_loss_weight: float = 3.0
+    sync_bn_epoch: int | None = 8
+    ema_decay: float = 0.999
+    ema_ramp: int = 2000
+    ema_start: int = 10560
+    backbone_init: Literal["imagenet", "perspective", "none"] = "none"
+    backbone_lr_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0 and self.global_batch > 0, "epochs and global_batch must be positive")
+        _require(
+            self.learning_rate > 0 and self.gradient_clip > 0,
+            "learning_rate and gradient_clip must be positive",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that defines a network and how it is trained."""
+
+    name: str = "bevnext_r50_stage2"
+    cameras: tuple[str, ...] = CAMERAS
+    anchor_camera: str = ANCHOR_CAMERA
+    channels: int = 160
+    image: ImageConfig = field(default_factory=ImageConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    bev: BevConfig = field(default_factory=BevConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    tasks: tuple[TaskConfig, ...] = PUBLISHED_TASKS
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        _require(len(self.cameras) > 0, "cameras must not be empty")
+        _require(len(set(self.cameras)) == len(self.cameras), "cameras must not repeat a name")
+        _require(
+            self.anchor_camera in self.cameras,
+            f"anchor_camera '{self.anchor_camera}' is not one of cameras ({', '.join(self.cameras)})",
+        )
+        _require(
+            self.channels % self.refinement.heads == 0 and self.channels % 2 == 0,
+            f"channels ({self.channels}) must be even and a multiple of refinement.heads ({self.refinement.heads})",
+        )
+        names = self.class_names
+        _require(len(set(names)) == len(names), "a class stands in two tasks")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """All classes in the order of the labels."""
+        return tuple(name for task in self.tasks for name in task.classes)
+
+
+def load_config(path: str | Path) -> ModelConfig:
+    """Read a YAML file; keys that it lacks keep the published defaults.
+
+    Raises:
+        ConfigError: naming the file, the key and what is allowed.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no such configuration file: {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    return from_mapping(ModelConfig, data, str(path))
+
+
+def config_from_mapping(data: dict[str, Any], source: str) -> ModelConfig:
+    """A configuration from plain values, as a checkpoint carries it; ``source`` names the place in errors."""
+    return from_mapping(ModelConfig, data, source)
+
+
+def config_to_mapping(config: ModelConfig) -> dict[str, Any]:
+    """Plain dicts, lists and scalars; :func:`config_from_mapping` reads them back."""
+    return to_mapping(config)
+
+
+def dump_config(config: ModelConfig) -> str:
+    """A complete, editable YAML file."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, default_flow_style=None, width=110)
+
+
+def network_differences(a: ModelConfig, b: ModelConfig) -> list[str]:
+    """Top-level parts in which two configurations describe different networks (training and name aside)."""
+    skip = {"name", "training"}
+    return [
+        f.name
+        for f in dataclasses.fields(a)
+        if f.name not in skip and getattr(a, f.name) != getattr(b, f.name)
+    ]
+
+
+def published_config(stage: Literal[1, 2]) -> ModelConfig:
+    """The published R50 256x704 configuration of a stage (the files in ``config/model`` say the same)."""
+    if stage == 2:
+        return ModelConfig()
+    training = TrainingConfig(
+        stage=1,
+        epochs=2,
+        global_batch=64,
+        learning_rate=2e-4,
+        velocity_weight=0.2,
+        sync_bn_epoch=None,
+        backbone_init="imagenet",
+    )
+    return ModelConfig(
+        name="bevnext_r50_stage1", channels=80, history=HistoryConfig(frames=0), training=training
+    )

@@ -1,0 +1,74 @@
+"""What the detector gives for one frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """How a detection came about.
+
+    Attributes:
+        history_stamps_ns: stamp of the stored frame in each history slot, newest first; 0 where the
+            present frame stands in for a missing one.
+        reset_reason: why the history was cleared before this frame; empty when it was not.
+        seconds: wall time per stage, by stage name (on a GPU: of the host).
+        ego_from_cameras: ``[1 + slots, N, 4, 4]``, each slot's cameras in the present ego frame, as used for
+            lifting; the present frame first.
+    """
+
+    history_stamps_ns: tuple[int, ...] = ()
+    reset_reason: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    ego_from_cameras: np.ndarray | None = None
+
+    @property
+    def history_frames(self) -> int:
+        """Number of slots that hold a true past frame."""
+        return sum(1 for stamp in self.history_stamps_ns if stamp)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes of one frame in the ego frame of the anchor camera's stamp.
+
+    Attributes:
+        boxes: ``[M, 9]`` float32, layout of :mod:`bevnext_core.boxes` (geometric centre).
+        scores: ``[M]`` float32 in [0, 1]; labels: ``[M]`` int64, index into ``class_names``.
+        stamp_ns, global_from_ego, token: those of the frame.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    stamp_ns: int
+    global_from_ego: np.ndarray
+    token: str = ""
+    info: StepInfo = field(default_factory=StepInfo)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """Class name of each box."""
+        return [self.class_names[int(label)] for label in self.labels]
+
+    def above(self, score: float, limit: int | None = None) -> Detections:
+        """Those with at least ``score``, best first, at most ``limit``."""
+        order = np.argsort(-self.scores, kind="stable")
+        order = order[self.scores[order] >= score][:limit]
+        return Detections(
+            self.boxes[order],
+            self.scores[order],
+            self.labels[order],
+            self.class_names,
+            self.stamp_ns,
+            self.global_from_ego,
+            self.token,
+            self.info,
+        )

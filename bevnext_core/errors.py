@@ -1,0 +1,27 @@
+"""Errors that a user can mend. The command line prints them as one line, without a traceback."""
+
+
+class BevnextError(Exception):
+    """Base class: something is wrong with what was given, not with the program."""
+
+
+class ConfigError(BevnextError):
+    """A configuration holds an unknown key, a wrong type or an impossible value."""
+
+
+class CheckpointError(BevnextError):
+    """A checkpoint is missing, damaged, unsafe to load, or belongs to another configuration."""
+
+
+class FrameError(BevnextError):
+    """A camera frame cannot be used: image, calibration or pose is wrong."""
+
+
+class DatasetError(BevnextError):
+    """A data set, scene, split or one of its files is missing or unreadable."""
+
+
+def one_line(error: BaseException, limit: int = 500) -> str:
+    """The message of ``error`` on one line, cut to ``limit`` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,1 @@
+"""The network, one file per block. :class:`~bevnext_core.network.bevnext.BEVNeXt` puts them together."""

@@ -1,0 +1,47 @@
+"""Image backbone: ResNet-50, built from torchvision's bottleneck block (stride in the 3x3 convolution)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+BLOCKS = (3, 4, 6, 3)
+
+
+class ResNet50(nn.Module):
+    """Feature maps C3, C4, C5 at strides 8, 16, 32 with 8, 16, 32 times ``base_channels``.
+
+    Parameter names are torchvision's, so its ImageNet weights load (``fc`` aside) when ``base_channels`` is 64.
+    """
+
+    def __init__(self, base_channels: int = 64) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, base_channels, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(base_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = base_channels
+        for index, blocks in enumerate(BLOCKS):
+            planes = base_channels * 2**index
+            self.add_module(
+                f"layer{index + 1}", _stage(channels, planes, blocks, stride=1 if index == 0 else 2)
+            )
+            channels = planes * Bottleneck.expansion
+        self.out_channels = tuple(base_channels * scale for scale in (8, 16, 32))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``images [M, 3, H, W]`` normalised -> ``[M, 8c, H/8, W/8]``, ``[M, 16c, H/16, W/16]``, ``[M, 32c, ...]``."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        c3 = self.layer2(self.layer1(x))
+        c4 = self.layer3(c3)
+        return c3, c4, self.layer4(c4)
+
+
+def _stage(in_channels: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
+    out_channels = planes * Bottleneck.expansion
+    shortcut = nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+    layers = [Bottleneck(in_channels, planes, stride, shortcut)]
+    layers += [Bottleneck(out_channels, planes) for _ in range(blocks - 1)]
+    return nn.Sequential(*layers)

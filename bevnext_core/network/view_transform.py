@@ -1,0 +1,71 @@
+"""View transform: from per-camera depth and context to the BEV plane (lift, splat)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bevnext_core.config import BevConfig, DepthConfig, ImageConfig
+from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.ops.bev_pool import PoolPlan, bev_pool, make_plan
+
+
+class ViewTransform(nn.Module):
+    """Pools each frame's frustum points straight into the present ego frame; BEV maps are never warped."""
+
+    def __init__(self, image: ImageConfig, depth: DepthConfig, bev: BevConfig) -> None:
+        super().__init__()
+        rows, columns = image.feature_size
+        # Published: the frustum spans the image from edge pixel to edge pixel, not between pixel centres.
+        u = torch.linspace(0, image.width - 1, columns).view(1, 1, columns).expand(depth.bins, rows, columns)
+        v = torch.linspace(0, image.height - 1, rows).view(1, rows, 1).expand(depth.bins, rows, columns)
+        d = torch.tensor(depth.values).view(-1, 1, 1).expand(depth.bins, rows, columns)
+        self.register_buffer("frustum", torch.stack([u, v, d]).flatten(1), persistent=False)
+        self.shape = (depth.bins, rows, columns)
+        self.lower = (-bev.extent, -bev.extent, bev.z_min)
+        self.interval = (bev.cell, bev.cell, bev.z_max - bev.z_min)
+        self.cells = (bev.size, bev.size, 1)
+
+    def forward(self, depth: Tensor, context: Tensor, plan: PoolPlan) -> Tensor:
+        """``depth [M, D, h, w]``, ``context [M, C, h, w]`` -> ``[G, C, Y, X]``."""
+        return bev_pool(depth, context, plan)
+
+    @torch.no_grad()
+    def points(self, geometry: CameraGeometry) -> Tensor:
+        """Frustum points in the (augmented) present ego frame: ``[B*F*N, 3, D*h*w]``, metres."""
+        flat = {
+            name: getattr(geometry, name).flatten(0, 2)
+            for name in ("rotation", "intrinsics", "image_rotation")
+        }
+        shift = geometry.image_translation.flatten(0, 2).unsqueeze(-1)
+        points = torch.inverse(flat["image_rotation"]) @ (self.frustum - shift)
+        points = torch.cat([points[:, :2] * points[:, 2:], points[:, 2:]], 1)
+        points = (flat["rotation"] @ torch.inverse(flat["intrinsics"])) @ points
+        points += geometry.translation.flatten(0, 2).unsqueeze(-1)
+        per_sample = geometry.rotation.shape[1] * geometry.rotation.shape[2]
+        return geometry.bda.repeat_interleave(per_sample, 0) @ points
+
+    @torch.no_grad()
+    def plan(self, geometry: CameraGeometry) -> PoolPlan:
+        """The plan that pools B*F groups of N cameras into B*F maps.
+
+        A point belongs to cell ``trunc((p - lower) / interval)``. Truncation is towards zero, as published:
+        the cells at the lower border are twice as wide (and the single z cell reaches 8 m further down).
+        """
+        points = self.points(geometry)
+        samples, frames, cameras = geometry.rotation.shape[:3]
+        inside = geometry.valid.flatten().unsqueeze(1).expand(-1, points.shape[-1]).clone()
+        index = []
+        for axis in range(3):
+            # A point behind -1 would truncate to a negative index; float comparison keeps int overflow out.
+            coordinate = (points[:, axis] - self.lower[axis]) / self.interval[axis]
+            inside &= (coordinate > -1) & (coordinate < self.cells[axis])
+            index.append(coordinate)
+        columns, rows = self.cells[0], self.cells[1]
+        group = torch.arange(samples * frames, device=points.device).repeat_interleave(cameras).unsqueeze(1)
+        x = torch.where(inside, index[0], 0).long()
+        y = torch.where(inside, index[1], 0).long()
+        cell = torch.where(inside, (group * rows + y) * columns + x, -1)
+        bins, height, width = self.shape
+        shape = (samples * frames * cameras, bins, height, width)
+        return make_plan(cell.flatten(), samples * frames, (rows, columns), shape)

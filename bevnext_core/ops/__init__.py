@@ -1,0 +1,1 @@
+"""Operators that PyTorch and torchvision do not have."""
