@@ -101,8 +101,8 @@ def boxes_from_nuscenes(
     boxes[:, 3:6] = np.asarray(sizes, np.float64).reshape(-1, 3)[:, [1, 0, 2]]
     for i, q in enumerate(np.asarray(rotations, np.float64).reshape(-1, 4)):
         boxes[i, 6] = yaw_of_rotation(rotation @ Quaternion(q).rotation_matrix)
-    velocities = np.asarray(velocities, np.float64).reshape(len(translations), -1)
-    if len(velocities):
+    if len(translations):
+        velocities = np.asarray(velocities, np.float64).reshape(len(translations), -1)
         spatial = np.zeros((len(velocities), 3))
         spatial[:, :2] = velocities[:, :2]
         boxes[:, 7:9] = (spatial @ rotation.T)[:, :2]

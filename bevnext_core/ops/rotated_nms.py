@@ -45,8 +45,8 @@ def intersection_areas(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             fraction = np.where(crosses, side / (side - next_side), 0.0)
         crossing = polygon + fraction[..., None] * (following - polygon)
-        vertices = np.stack([polygon, crossing], 2).reshape(pairs, -1, 2)
-        kept = np.stack([side >= 0, crosses], 2).reshape(pairs, -1)
+        vertices = np.stack([polygon, crossing], 2).reshape(pairs, 2 * polygon.shape[1], 2)
+        kept = np.stack([side >= 0, crosses], 2).reshape(pairs, vertices.shape[1])
         # A dropped vertex takes the place of the last kept one before it (cyclically): a degenerate edge.
         count = vertices.shape[1]
         position = np.where(np.concatenate([kept, kept], 1), np.arange(2 * count), -1)

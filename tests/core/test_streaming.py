@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from bevnext_core.config import ConfigError
 from bevnext_core.datasets.nuscenes import NuScenesReader
@@ -288,11 +287,12 @@ def test_real_frames_streaming_equals_window(small2: BEVNeXt, sample: Path, opti
 
 
 def test_reduced_precision_stays_near(small2: BEVNeXt) -> None:
+    """With random weights the network magnifies rounding (a 1e-6 change of the input comes out as 1e-3), so the
+    bounds are wide; what must hold is that everything runs and that more bits come nearer."""
     frames = drive(3)
     full = detector(small2)
-    half = Detector(small2, options=DetectorOptions(precision="bf16"))
+    half = {p: Detector(small2, options=DetectorOptions(precision=p)) for p in ("bf16", "fp16")}  # type: ignore[arg-type]
     for frame in frames:
-        reference, reduced = full.step_maps(frame), half.step_maps(frame)
-    difference = largest_difference(reduced, reference)
-    assert 1e-5 < difference < 0.3
-    assert torch.isfinite(reduced.tasks[0]["heatmap"]).all()
+        reference = full.step_maps(frame)
+        difference = {p: largest_difference(d.step_maps(frame), reference) for p, d in half.items()}
+        assert 1e-4 < difference["fp16"] < difference["bf16"] < 1.0

@@ -1,0 +1,65 @@
+# make setup   creates .venv and installs everything, ROS 2 included
+# make test    set-up, lint, type check and tests; one summary line at the end
+# make lint    set-up without ROS, lint and type check only
+# make demo    set-up without ROS, then detection on DATAROOT
+# make colcon  set-up, then colcon build, test and test-result, with the environment's Python
+# make clean   removes .venv and everything that was built
+#
+# Each target does its own set-up; one that has been done costs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+
+# `make test`: two test processes with one computing thread each; PYTEST_ARGS adds arguments to pytest.
+JOBS ?= 2
+THREADS ?= 1
+TIMEOUT ?= 900
+PYTEST_ARGS ?=
+PYTEST := -n $(JOBS) --dist loadscope --timeout $(TIMEOUT) --durations 10 $(PYTEST_ARGS)
+
+# `make demo`
+DATAROOT ?=
+VERSION ?= v1.0-mini
+CHECKPOINT ?=
+OUT ?= demo
+
+.PHONY: setup base test lint colcon demo clean
+.DEFAULT_GOAL := setup
+
+# The script itself cannot tell a Python that is too old to read it.
+OLD := setup: error: Python 3.10 or later is needed: give one with PYTHON=...
+SETUP := $(PYTHON) -c 'import sys; sys.version_info >= (3, 8) or sys.exit("$(OLD)")' && \
+  $(PYTHON) scripts/setup_environment.py
+
+setup:
+	@$(SETUP) all
+
+base:
+	@$(SETUP) base
+
+test: setup
+	@OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python scripts/run_checks.py $(PYTEST)
+
+lint: base
+	@$(VENV)/bin/python scripts/run_checks.py --lint-only
+
+# COLCON_TESTS: what `make colcon` gives to pytest; everything without what is slow, unless told otherwise.
+COLCON_TESTS ?= -m 'not slow'
+COLCON := $(VENV)/bin/python -m colcon
+colcon: setup
+	$(COLCON) build
+	$(COLCON) test --return-code-on-test-failure --pytest-args $(COLCON_TESTS)
+	$(COLCON) test-result
+
+demo:
+	@if [ -z "$(DATAROOT)" ]; then \
+	  echo "make demo: give a nuScenes folder and a checkpoint: make demo DATAROOT=... CHECKPOINT=... [VERSION=$(VERSION)] [OUT=$(OUT)]" >&2; \
+	  exit 2; \
+	fi
+	@$(MAKE) --no-print-directory base
+	@$(VENV)/bin/bevnext detect --dataroot "$(DATAROOT)" --version "$(VERSION)" \
+	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --out "$(OUT)"
+
+clean:
+	rm -rf $(VENV) build dist install log .checks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The command ``bevnext``: one file per subcommand, imported only when it is called."""

@@ -1,0 +1,54 @@
+"""``bevnext check-calibration``: see with your own eyes that geometry is read right.
+
+Lidar points, coloured by depth, and annotated boxes are drawn into the images of one frame. Where they
+lie on the objects, calibration, ego poses and stamps of cameras and lidar fit together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_dataset_arguments(parser)
+    parser.add_argument("--scene", required=True, metavar="NAME", help="scene, e.g. scene-0061")
+    parser.add_argument(
+        "--frame", type=int, default=0, metavar="I", help="key frame of the scene (default: 0)"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument("--force", action="store_true", help="write into a folder that holds files")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw one frame. Raises DatasetError, FrameError."""
+    from bevnext_core.datasets.nuscenes import NuScenesReader
+    from bevnext_core.draw import camera_mosaic, truth_layer, write_png
+    from bevnext_core.draw_bev import draw_bev
+    from bevnext_core.errors import DatasetError, one_line
+
+    out = output_folder(args.out, args.force)
+    reader = NuScenesReader(args.dataroot, args.version, scenes=[args.scene])
+    refs = reader.refs(args.scene)
+    if not 0 <= args.frame < len(refs):
+        raise DatasetError(f"scene '{args.scene}' has key frames 0 to {len(refs) - 1}, not {args.frame}")
+    ref = refs[args.frame]
+    frame = reader.load(ref)
+    truth = reader.ground_truth(ref)
+    try:
+        points = reader.lidar_points(ref)
+    except DatasetError as error:
+        points = None
+        print(f"bevnext: note: no lidar points, boxes only: {one_line(error)}", file=sys.stderr)
+    stem = f"{args.scene}_{args.frame:03d}"
+    layer = truth_layer(truth.boxes)
+    images = out / f"{stem}_images.png"
+    write_png(camera_mosaic(frame, [layer], points=points, width=960), images)
+    above = out / f"{stem}_bev.png"
+    write_png(draw_bev([layer], points=points), above)
+    drawn = f"{len(truth)} boxes" + (f" and {len(points)} lidar points" if points is not None else "")
+    print(f"{args.scene}, key frame {args.frame}: {drawn} -> {images}, {above}")
+    return 0

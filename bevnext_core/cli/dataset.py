@@ -1,0 +1,32 @@
+"""What several commands share: the options that name a data set, and the output folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bevnext_core.errors import BevnextError
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--dataroot`` and ``--version``."""
+    parser.add_argument("--dataroot", required=True, metavar="DIR", help="folder of the nuScenes data set")
+    parser.add_argument(
+        "--version", default="v1.0-mini", help="its tables, e.g. v1.0-trainval (default: %(default)s)"
+    )
+
+
+def output_folder(folder: str | Path, force: bool) -> Path:
+    """The output folder, checked before the work begins; it is created by the first file.
+
+    Raises:
+        BevnextError: it is a file, or it holds files and ``force`` is not given.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise BevnextError(f"the output folder {path} is a file")
+    if path.is_dir() and not force and any(path.iterdir()):
+        raise BevnextError(
+            f"the output folder {path} is not empty; give --force to write into it, or another --out"
+        )
+    return path

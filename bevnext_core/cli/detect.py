@@ -1,0 +1,209 @@
+"""``bevnext detect``: a nuScenes data set in; submission, pictures and videos out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
+from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
+from bevnext_core.detections import Detections
+from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
+from bevnext_core.frame import CameraFrame
+from bevnext_core.submission import make_submission, submission_records, write_submission
+
+
+class FrameDetector(Protocol):
+    """What this command needs of a detector; :class:`bevnext_core.detector.Detector` is one."""
+
+    def step(self, frame: CameraFrame) -> Detections: ...
+
+    def reset(self, reason: str = "") -> None: ...
+
+
+@dataclass
+class DetectSummary:
+    """What a run did.
+
+    Attributes:
+        frames: frames with a result; ``boxes``: their boxes.
+        failed: one line per frame that could not be used; its result is empty.
+        videos: files written.
+    """
+
+    frames: int = 0
+    boxes: int = 0
+    failed: list[str] = field(default_factory=list)
+    videos: list[Path] = field(default_factory=list)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_dataset_arguments(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--scene", action="append", metavar="NAME", help="only this scene (may be repeated)")
+    which.add_argument("--split", metavar="NAME", help="only this split, e.g. mini_val (default: all scenes)")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="from bevnext import-checkpoint")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for submission.json, pictures, videos"
+    )
+    parser.add_argument("--force", action="store_true", help="write into a folder that holds files")
+    parser.add_argument(
+        "--sweeps", action="store_true", help="every camera record (12 Hz), not only key frames"
+    )
+    parser.add_argument(
+        "--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--crf-canvas",
+        choices=("own", "key"),
+        default="own",
+        help="image that refines a past frame's depth: its own, or the present one as published and slower "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--camera-params",
+        choices=("own", "key"),
+        default="own",
+        help="camera parameters of a past frame: of its own instant, or the present one's as published and "
+        "slower (default: %(default)s)",
+    )
+    parser.add_argument("--no-pictures", action="store_true", help="write the submission only")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.3,
+        help="lowest score drawn in pictures (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Detect. Raises BevnextError."""
+    from bevnext_core.detector import Detector, DetectorOptions
+
+    if not 0 <= args.score_threshold <= 1:
+        raise BevnextError(f"--score-threshold must be between 0 and 1, got {args.score_threshold:g}")
+    out = output_folder(args.out, args.force)
+    options = DetectorOptions(
+        crf_canvas=args.crf_canvas, camera_params=args.camera_params, precision=args.precision
+    )
+    detector = Detector.from_checkpoint(
+        args.checkpoint, device=args.device or _default_device(), options=options
+    )
+    reader = NuScenesReader(
+        args.dataroot,
+        args.version,
+        scenes=args.scene,
+        split=args.split,
+        cameras=detector.config.cameras,
+        anchor_camera=detector.config.anchor_camera,
+        sweeps=args.sweeps,
+        class_names=detector.config.class_names,
+    )
+    summary = detect(
+        reader, detector, out, pictures=not args.no_pictures, score_threshold=args.score_threshold
+    )
+    print(f"{summary.frames} frames, {summary.boxes} boxes -> {out / 'submission.json'}")
+    for video in summary.videos:
+        print(f"video: {video}")
+    if summary.failed:
+        print(
+            f"bevnext: warning: {len(summary.failed)} of {summary.frames + len(summary.failed)} frames "
+            "could not be used and have an empty result",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def detect(
+    reader: NuScenesReader,
+    detector: FrameDetector,
+    out: Path,
+    *,
+    pictures: bool = True,
+    score_threshold: float = 0.3,
+) -> DetectSummary:
+    """Run the detector over all frames of ``reader`` and write the results below ``out``.
+
+    Writes ``submission.json`` (key frames only, as nuScenes wants it), and with ``pictures`` also
+    ``frames/<scene>/<nnn>.png`` and ``<scene>.mp4`` or ``.gif``. The detector is reset between scenes. A
+    frame that cannot be read gets an empty result, is reported on stderr and counted; the others go on.
+
+    Raises:
+        DatasetError: no frame at all could be used (nothing is written).
+    """
+    from tqdm import tqdm
+
+    summary = DetectSummary()
+    results: dict[str, list[dict[str, Any]]] = {}
+    with tqdm(total=len(reader), unit="frame", disable=None) as progress:
+        for scene in reader.scenes:
+            detector.reset("new scene")
+            folder = out / "frames" / scene
+            for stale in folder.glob("*.png") if pictures else ():
+                stale.unlink()
+            drawn: list[Path] = []
+            for ref in reader.refs(scene):
+                progress.set_description(scene)
+                try:
+                    frame = reader.load(ref)
+                    detections = detector.step(frame)
+                except FrameError as error:
+                    line = f"{scene}, frame {ref.index}: {one_line(error)}"
+                    summary.failed.append(line)
+                    progress.write(f"bevnext: warning: {line}", file=sys.stderr)
+                else:
+                    summary.frames += 1
+                    summary.boxes += len(detections)
+                    if ref.is_key:
+                        results[ref.sample_token] = submission_records(detections)
+                    if pictures:
+                        drawn.append(_draw(reader, ref, frame, detections.above(score_threshold), folder))
+                progress.update()
+            if drawn:
+                summary.videos.append(_video(out / scene, drawn, reader.refs(scene)))
+    if not summary.frames:
+        raise DatasetError(
+            f"none of the {len(summary.failed)} frames could be used; the first: {summary.failed[0]}"
+        )
+    write_submission(make_submission(results, reader.sample_tokens()), out / "submission.json")
+    return summary
+
+
+def _draw(
+    reader: NuScenesReader, ref: FrameRef, frame: CameraFrame, detections: Detections, folder: Path
+) -> Path:
+    from bevnext_core.draw import draw_frame, write_png
+
+    truth = reader.ground_truth(ref).boxes if ref.is_key else None
+    path = folder / f"{ref.index:03d}.png"
+    write_png(draw_frame(frame, detections, truth, title=f"{ref.scene}, frame {ref.index}"), path)
+    return path
+
+
+def _video(stem: Path, paths: list[Path], refs: tuple[FrameRef, ...]) -> Path:
+    from bevnext_core.images import read_image
+    from bevnext_core.video import write_video
+
+    def pictures() -> Iterator[np.ndarray]:
+        for path in paths:
+            yield read_image(path, "picture")
+
+    steps = np.diff([ref.stamp_ns for ref in refs])
+    fps = 1e9 / float(np.median(steps)) if len(steps) else 2.0
+    return write_video(stem, pictures, round(fps, 2))

@@ -1,0 +1,117 @@
+"""``bevnext COMMAND ...``: finds the command, runs it, and turns a user's mistake into one line.
+
+A command is a module with ``add_arguments(parser)`` and ``run(args) -> int`` (the exit code). It is
+imported when it is called, so that ``bevnext --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bevnext_core.errors import BevnextError, one_line
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """Module of a subcommand and its line in the help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "detect": Command(
+        "bevnext_core.cli.detect", "detect boxes in a nuScenes data set; write submission and pictures"
+    ),
+    "evaluate": Command("bevnext_core.cli.evaluate", "score a submission with the official nuScenes metric"),
+    "import-checkpoint": Command("bevnext_core.cli.import_checkpoint", "convert a published .pth file"),
+    "config": Command("bevnext_core.cli.config", "print or check a model configuration"),
+    "check-calibration": Command(
+        "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
+    ),
+    "benchmark": Command("bevnext_core.benchmark", "measure time and memory of the network"),
+}
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = "\n".join(f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: bevnext COMMAND [options]\n\n"
+        "Camera-only 3D object detection with BEVNeXt.\n\n"
+        f"commands:\n{lines}\n\n"
+        "bevnext COMMAND --help shows a command's options; bevnext --version the version."
+    )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("bevnext_ros")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _fail(message: str) -> int:
+    print(f"bevnext: error: {message}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _load(name: str) -> Any:
+    """The command's module.
+
+    Raises:
+        BevnextError: a package that it needs is not installed.
+    """
+    try:
+        return importlib.import_module(COMMANDS[name].module)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("bevnext_"):
+            raise  # a part of this package: not the user's to install
+        raise BevnextError(
+            f"'{name}' needs the Python package '{error.name}', which is not installed in {sys.prefix}"
+        ) from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command -> exit code: 0, 2 for a user's mistake (one line on stderr), 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else EXIT_ERROR
+    if arguments[0] == "--version":
+        print(f"bevnext_ros {_version()}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        return _fail(f"unknown command '{name}'; there are {', '.join(COMMANDS)}")
+    try:
+        module = _load(name)
+        parser = argparse.ArgumentParser(prog=f"bevnext {name}", description=COMMANDS[name].summary)
+        module.add_arguments(parser)
+        code = int(module.run(parser.parse_args(arguments[1:])))
+        sys.stdout.flush()
+        return code
+    except BevnextError as error:
+        return _fail(one_line(error))
+    except BrokenPipeError:
+        # The reader of our output has gone (`bevnext config --dump | head`); nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        # A full disk or a folder without rights is the user's to mend, not a defect.
+        return _fail(one_line(error))
+    except KeyboardInterrupt:
+        print("bevnext: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Readers that turn recorded data into :class:`bevnext_core.frame.CameraFrame`."""

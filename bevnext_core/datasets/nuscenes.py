@@ -1,0 +1,343 @@
+"""nuScenes: camera frames, ground truth and lidar points, over the official nuscenes-devkit.
+
+The reader gives one :class:`CameraFrame` per key frame (2 Hz) or per record of the anchor camera
+(``sweeps=True``, 12 Hz). Each camera has the ego pose at its own stamp; boxes and points are in the
+ego frame at the anchor camera's stamp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bevnext_core.boxes import boxes_from_nuscenes
+from bevnext_core.classes import ANCHOR_CAMERA, CAMERAS, CLASSES
+from bevnext_core.datasets.ground_truth import GroundTruth
+from bevnext_core.datasets.nuscenes_tables import listing, load_tables, split_scenes
+from bevnext_core.errors import DatasetError, FrameError, one_line
+from bevnext_core.frame import CameraFrame
+from bevnext_core.geometry import invert_rigid, rigid
+from bevnext_core.images import read_images
+
+LIDAR = "LIDAR_TOP"
+LIDAR_FIELDS = 5
+"""float32 values per lidar point in a file: x, y, z, intensity, ring."""
+
+
+@dataclass(frozen=True)
+class FrameRef:
+    """Where the data of one frame are.
+
+    Attributes:
+        scene, index: the scene's name and the frame's number in it, from 0.
+        sample_token: the key frame; for a sweep the key frame it was recorded for.
+        is_key: whether this is a key frame.
+        stamp_ns: the anchor camera's stamp.
+        records: camera -> row of the ``sample_data`` table.
+    """
+
+    scene: str
+    index: int
+    sample_token: str
+    is_key: bool
+    stamp_ns: int
+    records: dict[str, dict[str, Any]]
+
+
+class NuScenesReader:
+    """Frames of chosen scenes.
+
+    ``for scene in reader.scenes: for frame in reader.frames(scene): ...``. Images are read when a frame is
+    asked for, all cameras in parallel. To go on after a frame that cannot be read, iterate over
+    :meth:`refs` and :meth:`load` each.
+
+    With ``sweeps=True`` each record of the anchor camera makes a frame, and every other camera gives the
+    record whose stamp is nearest. The token of a key frame is its sample token, that of a sweep is empty.
+
+    Args:
+        dataroot, version: the data set's folder and the folder with its tables, e.g. ``v1.0-mini``.
+        scenes: names of scenes; ``split``: an official split. One of the two, or neither for all.
+        cameras, anchor_camera: as in the model's configuration.
+        sweeps: all camera records and not only key frames.
+        tables: a ``nuscenes.NuScenes`` that is loaded already; ``dataroot`` and ``version`` are then its own.
+
+    Raises:
+        DatasetError: as :func:`load_tables`; unknown scene, split or camera; a scene without samples.
+    """
+
+    def __init__(
+        self,
+        dataroot: str | Path,
+        version: str,
+        *,
+        scenes: Sequence[str] | None = None,
+        split: str | None = None,
+        cameras: Sequence[str] = CAMERAS,
+        anchor_camera: str = ANCHOR_CAMERA,
+        sweeps: bool = False,
+        class_names: Sequence[str] = CLASSES,
+        tables: Any = None,
+    ) -> None:
+        self.tables = load_tables(dataroot, version) if tables is None else tables
+        self.dataroot = Path(self.tables.dataroot)
+        self.version = str(self.tables.version)
+        self.cameras = tuple(cameras)
+        self.anchor_camera = anchor_camera
+        self.sweeps = sweeps
+        self.class_names = tuple(class_names)
+        self._check_cameras()
+        self._scene_rows = {row["name"]: row for row in self.tables.scene}
+        self.scenes = self._choose_scenes(scenes, split)
+        for scene in self.scenes:
+            if not self._scene_rows[scene]["first_sample_token"]:
+                raise DatasetError(f"scene '{scene}' of {self._where} is empty: it has no samples")
+        self._refs: dict[str, tuple[FrameRef, ...]] = {}
+
+    @property
+    def _where(self) -> str:
+        return f"{self.dataroot} ({self.version})"
+
+    def _check_cameras(self) -> None:
+        present = sorted(row["channel"] for row in self.tables.sensor if row["modality"] == "camera")
+        missing = [camera for camera in self.cameras if camera not in present]
+        if missing:
+            raise DatasetError(
+                f"{self._where} has no camera {', '.join(missing)}; it has {', '.join(present) or 'none'}"
+            )
+        if self.anchor_camera not in self.cameras:
+            raise DatasetError(
+                f"the anchor camera '{self.anchor_camera}' is not one of {', '.join(self.cameras)}"
+            )
+
+    def _choose_scenes(self, scenes: Sequence[str] | None, split: str | None) -> tuple[str, ...]:
+        if scenes is not None and split is not None:
+            raise DatasetError("give scenes or a split, not both")
+        present = list(self._scene_rows)
+        if scenes is not None:
+            unknown = [scene for scene in scenes if scene not in self._scene_rows]
+            if unknown:
+                raise DatasetError(f"unknown scene '{unknown[0]}': {self._where} holds {listing(present)}")
+            return tuple(dict.fromkeys(scenes))
+        if split is not None:
+            members = set(split_scenes(split))
+            chosen = tuple(scene for scene in present if scene in members)
+            if not chosen:
+                raise DatasetError(
+                    f"no scene of the split '{split}' is in {self._where}, which holds {listing(present)}"
+                )
+            return chosen
+        if not present:
+            raise DatasetError(f"{self._where} holds no scenes")
+        return tuple(present)
+
+    def __len__(self) -> int:
+        """Number of frames in all chosen scenes."""
+        return sum(len(self.refs(scene)) for scene in self.scenes)
+
+    def sample_tokens(self, scene: str | None = None) -> tuple[str, ...]:
+        """Sample tokens (key frames) of one scene, or of all chosen scenes, in time order per scene."""
+        if scene is None:
+            return tuple(token for name in self.scenes for token in self.sample_tokens(name))
+        tokens = []
+        token = self._scene_rows[scene]["first_sample_token"]
+        while token:
+            tokens.append(token)
+            token = self._row("sample", token)["next"]
+        return tuple(tokens)
+
+    def refs(self, scene: str) -> tuple[FrameRef, ...]:
+        """The frames of a scene in time order, without their images.
+
+        Raises:
+            DatasetError: the scene is not one of :attr:`scenes`, or a sample lacks the anchor camera.
+        """
+        if scene not in self.scenes:
+            raise DatasetError(f"scene '{scene}' was not chosen; the reader has {listing(self.scenes)}")
+        if scene not in self._refs:
+            records = self._sweep_records(scene) if self.sweeps else self._key_records(scene)
+            self._refs[scene] = tuple(self._ref(scene, index, row) for index, row in enumerate(records))
+        return self._refs[scene]
+
+    def _ref(self, scene: str, index: int, records: dict[str, dict[str, Any]]) -> FrameRef:
+        anchor = records[self.anchor_camera]
+        return FrameRef(
+            scene=scene,
+            index=index,
+            sample_token=anchor["sample_token"],
+            is_key=bool(anchor["is_key_frame"]),
+            stamp_ns=int(anchor["timestamp"]) * 1000,
+            records=records,
+        )
+
+    def _key_records(self, scene: str) -> Iterator[dict[str, dict[str, Any]]]:
+        for token in self.sample_tokens(scene):
+            data = self._row("sample", token)["data"]
+            if self.anchor_camera not in data:
+                raise DatasetError(f"sample {token} of scene '{scene}' has no record of {self.anchor_camera}")
+            yield {
+                camera: self._row("sample_data", data[camera]) for camera in self.cameras if camera in data
+            }
+
+    def _sweep_records(self, scene: str) -> Iterator[dict[str, dict[str, Any]]]:
+        chains = {camera: self._camera_chain(scene, camera) for camera in self.cameras}
+        stamps = {camera: np.array([row["timestamp"] for row in rows]) for camera, rows in chains.items()}
+        if not chains[self.anchor_camera]:
+            raise DatasetError(f"scene '{scene}' has no record of {self.anchor_camera}")
+        for anchor in chains[self.anchor_camera]:
+            # A key frame is the set of records that the data set says it is.
+            key = self._row("sample", anchor["sample_token"])["data"] if anchor["is_key_frame"] else {}
+            frame = {}
+            for camera, rows in chains.items():
+                if camera in key:
+                    frame[camera] = self._row("sample_data", key[camera])
+                elif rows and not anchor["is_key_frame"]:
+                    frame[camera] = rows[int(np.argmin(np.abs(stamps[camera] - anchor["timestamp"])))]
+            yield frame
+
+    def _camera_chain(self, scene: str, camera: str) -> list[dict[str, Any]]:
+        """All records of a camera in a scene, in time order: the key frames and what is linked to them."""
+        rows: dict[str, dict[str, Any]] = {}
+        for sample in self.sample_tokens(scene):
+            first = self._row("sample", sample)["data"].get(camera)
+            for direction in ("prev", "next"):
+                token = first
+                while token:
+                    rows[token] = self._row("sample_data", token)
+                    token = rows[token][direction]
+                    if token in rows:
+                        break
+        return sorted(rows.values(), key=lambda row: row["timestamp"])
+
+    def load(self, ref: FrameRef) -> CameraFrame:
+        """Read the images and poses of a frame.
+
+        Raises:
+            FrameError: an image is missing, truncated or of another size than its calibration, a camera has
+                no record, or a pose cannot be used; names the camera.
+        """
+        for camera in self.cameras:
+            if camera not in ref.records:
+                raise FrameError(f"{camera}: sample {ref.sample_token} has no record of this camera")
+        rows = [ref.records[camera] for camera in self.cameras]
+        sensors = [self._row("calibrated_sensor", row["calibrated_sensor_token"]) for row in rows]
+        images = read_images([self.dataroot / row["filename"] for row in rows], self.cameras)
+        return CameraFrame(
+            cameras=self.cameras,
+            images=images,
+            intrinsics=np.array([sensor["camera_intrinsic"] for sensor in sensors], np.float64),
+            ego_from_camera=np.stack(
+                [_pose(row, f"{camera}: the calibration") for camera, row in zip(self.cameras, sensors)]
+            ),
+            global_from_camera_ego=np.stack(
+                [self._ego_pose(row, f"{camera}: the ego pose") for camera, row in zip(self.cameras, rows)]
+            ),
+            global_from_ego=self.global_from_ego(ref),
+            stamp_ns=ref.stamp_ns,
+            camera_stamps_ns=np.array([int(row["timestamp"]) * 1000 for row in rows], np.int64),
+            image_sizes=np.array([(row["width"], row["height"]) for row in rows], np.int64),
+            token=ref.sample_token if ref.is_key else "",
+        )
+
+    def frames(self, scene: str) -> Iterator[CameraFrame]:
+        """The frames of a scene in time order. Raises what :meth:`refs` and :meth:`load` raise."""
+        for ref in self.refs(scene):
+            yield self.load(ref)
+
+    def global_from_ego(self, ref: FrameRef) -> np.ndarray:
+        """``[4, 4]``: the ego pose at the anchor camera's stamp. Raises FrameError when it cannot be used."""
+        return self._ego_pose(ref.records[self.anchor_camera], f"{self.anchor_camera}: the ego pose")
+
+    def ground_truth(self, ref: FrameRef) -> GroundTruth:
+        """Annotated boxes of a key frame, in the ego frame of ``ref``.
+
+        Raises:
+            DatasetError: the frame is a sweep (only key frames are annotated).
+        """
+        if not ref.is_key:
+            raise DatasetError(
+                f"frame {ref.index} of scene '{ref.scene}' is a sweep: only key frames are annotated"
+            )
+        from nuscenes.eval.detection.utils import category_to_detection_name
+
+        attribute_names = {row["token"]: row["name"] for row in self.tables.attribute}
+        rows, labels = [], []
+        for token in self._row("sample", ref.sample_token)["anns"]:
+            row = self._row("sample_annotation", token)
+            name = category_to_detection_name(row["category_name"])
+            if name in self.class_names:
+                rows.append(row)
+                labels.append(self.class_names.index(name))
+        velocities = [self.tables.box_velocity(row["token"]) for row in rows]
+        return GroundTruth(
+            boxes=boxes_from_nuscenes(
+                np.array([row["translation"] for row in rows]).reshape(-1, 3),
+                np.array([row["size"] for row in rows]).reshape(-1, 3),
+                np.array([row["rotation"] for row in rows]).reshape(-1, 4),
+                np.array(velocities, np.float64).reshape(-1, 3),
+                invert_rigid(self.global_from_ego(ref)),
+            ),
+            labels=np.array(labels, np.int64),
+            class_names=self.class_names,
+            attributes=tuple(
+                attribute_names[row["attribute_tokens"][0]] if row["attribute_tokens"] else "" for row in rows
+            ),
+            num_lidar_points=np.array([row["num_lidar_pts"] for row in rows], np.int64),
+            num_radar_points=np.array([row["num_radar_pts"] for row in rows], np.int64),
+            annotation_tokens=tuple(row["token"] for row in rows),
+        )
+
+    def lidar_points(self, ref: FrameRef) -> np.ndarray:
+        """Points ``[P, 3]`` (float64, metres) of a key frame's lidar, in the ego frame of ``ref``.
+
+        The way goes through the lidar's own calibration and its own ego pose, so that points and cameras
+        agree although they are recorded at different stamps.
+
+        Raises:
+            DatasetError: the frame has no lidar record, or its file is missing or damaged; names the file.
+        """
+        data = self._row("sample", ref.sample_token)["data"]
+        if not ref.is_key or LIDAR not in data:
+            raise DatasetError(f"frame {ref.index} of scene '{ref.scene}' has no {LIDAR} record")
+        row = self._row("sample_data", data[LIDAR])
+        path = self.dataroot / row["filename"]
+        try:
+            values = np.frombuffer(path.read_bytes(), np.float32)
+        except FileNotFoundError:
+            raise DatasetError(f"{LIDAR}: the file is missing: {path}") from None
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{LIDAR}: the file cannot be read: {path} ({one_line(error)})") from None
+        if not len(values) or len(values) % LIDAR_FIELDS:
+            raise DatasetError(
+                f"{LIDAR}: {path} is truncated: {len(values)} values are no multiple of {LIDAR_FIELDS}"
+            )
+        sensor = self._row("calibrated_sensor", row["calibrated_sensor_token"])
+        ego_from_lidar = (
+            invert_rigid(self.global_from_ego(ref))
+            @ self._ego_pose(row, f"{LIDAR}: the ego pose")
+            @ _pose(sensor, f"{LIDAR}: the calibration")
+        )
+        points = values.reshape(-1, LIDAR_FIELDS)[:, :3].astype(np.float64)
+        return points @ ego_from_lidar[:3, :3].T + ego_from_lidar[:3, 3]
+
+    def _ego_pose(self, record: dict[str, Any], what: str) -> np.ndarray:
+        return _pose(self._row("ego_pose", record["ego_pose_token"]), what)
+
+    def _row(self, table: str, token: str) -> dict[str, Any]:
+        try:
+            return self.tables.get(table, token)
+        except KeyError:
+            raise DatasetError(
+                f"{self._where}: the table '{table}' has no row with token '{token}'"
+            ) from None
+
+
+def _pose(row: dict[str, Any], what: str) -> np.ndarray:
+    """``[4, 4]`` from a row with ``rotation`` and ``translation``; ``what`` starts the error's message."""
+    try:
+        return rigid(row["rotation"], row["translation"])
+    except ValueError as error:
+        raise FrameError(f"{what} cannot be used (row {row['token']}): {error}") from None

@@ -1,0 +1,122 @@
+"""Package metadata of bevnext_ros: one ament_python package, two import packages.
+
+`bevnext_core` (the network) and `bevnext_ros` (the node) are installed by pip and by colcon alike.
+ROS packages are dependencies of package.xml only: on the Python index their names are missing or
+belong to others.
+"""
+
+import os
+from glob import glob
+
+from setuptools import find_packages, setup
+from setuptools.command.develop import develop
+
+NAME = "bevnext_ros"
+SHARE = f"share/{NAME}"
+
+
+def shared_files(folder):
+    """The (destination, files) pairs that install `folder` with its sub-folders under share/."""
+    pairs = []
+    for root, folders, names in sorted(os.walk(folder)):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        files = sorted(os.path.join(root, name) for name in names if not name.endswith((".pyc", "~")))
+        if files:
+            pairs.append((f"{SHARE}/{root}", files))
+    return pairs
+
+
+def compiled_sources(package):
+    """C++ and CUDA sources below `package`, relative to it: they are compiled where they are installed."""
+    found = []
+    for root, _, names in sorted(os.walk(package)):
+        found += [
+            os.path.relpath(os.path.join(root, name), package)
+            for name in sorted(names)
+            if name.endswith((".cpp", ".cu", ".h", ".cuh")) or name == "py.typed"
+        ]
+    return found
+
+
+def interpreter():
+    """What the first line of the executables that colcon installs shall name.
+
+    colcon writes its own interpreter, which on a ROS distribution is the system's and has no torch.
+    An active environment with torch goes first, then the .venv that `make setup` creates here; where
+    there is neither, the interpreter is searched for in PATH when the node starts.
+    """
+    here = os.path.dirname(os.path.realpath(__file__))  # colcon --symlink-install runs a link to this file
+    for environment in (os.environ.get("VIRTUAL_ENV"), os.path.join(here, ".venv")):
+        if environment and glob(os.path.join(environment, "lib", "python3*", "site-packages", "torch")):
+            return os.path.join(environment, "bin", "python")
+    return "/usr/bin/env python3"
+
+
+class DevelopWithInterpreter(develop):
+    """`colcon build --symlink-install`: this command does not look at `build_scripts`' executable."""
+
+    def write_script(self, script_name, contents, mode="t", *blockers):
+        first, newline, rest = contents.partition("\n")
+        if first.startswith("#!"):
+            contents = f"#!{interpreter()}{newline}{rest}"
+        return super().write_script(script_name, contents, mode, *blockers)
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="BEVNeXt for ROS 2: six cameras and ego poses in, 3D boxes out",
+    license="Apache-2.0",
+    maintainer="bevnext_ros contributors",
+    maintainer_email="bevnext_ros@users.noreply.github.com",
+    python_requires=">=3.10",
+    packages=find_packages(include=["bevnext_core", "bevnext_core.*", "bevnext_ros", "bevnext_ros.*"]),
+    package_data={"bevnext_core": compiled_sources("bevnext_core")},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (SHARE, ["package.xml"]),
+        *shared_files("config"),
+        *shared_files("launch"),
+    ],
+    install_requires=[
+        "torch",
+        "torchvision",
+        "numpy",
+        "pillow",
+        "pyyaml",
+        "safetensors",
+        "tqdm",
+        "opencv-python-headless",
+        "rosbags",
+        "pyquaternion",
+    ],
+    extras_require={
+        # 1.2 is the first release on opencv-python-headless: older ones bring opencv-python, whose files
+        # overwrite the headless build's, and all of Jupyter. It needs numpy < 2, hence an extra.
+        "nuscenes": ["nuscenes-devkit>=1.2", "numpy<2"],
+        "train": ["tensorboard"],
+        # pytest 9 refuses the pytest plugins of ROS distributions (launch_testing).
+        "test": [
+            "pytest>=8,<9",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis",
+            "psutil",
+            "shapely",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "bevnext = bevnext_core.cli.main:main",
+            "detector_node = bevnext_ros.main:main",
+            "nuscenes_to_bag = bevnext_ros.nuscenes_to_bag:main",
+        ],
+    },
+    options={"build_scripts": {"executable": interpreter()}},
+    cmdclass={"develop": DevelopWithInterpreter},
+    zip_safe=False,
+)

@@ -1,0 +1,295 @@
+"""Pictures: what is drawn lies where the geometry says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import bevnext_core.video
+from bevnext_core.boxes import box_corners
+from bevnext_core.classes import CAMERAS, CLASSES
+from bevnext_core.detections import Detections
+from bevnext_core.draw import (
+    camera_from_ego,
+    camera_mosaic,
+    detection_layer,
+    draw_boxes_in_camera,
+    draw_frame,
+    draw_points_in_camera,
+    project_to_camera,
+    truth_layer,
+    write_png,
+)
+from bevnext_core.draw_bev import BACKGROUND, TRUTH_COLOR, BevView, BoxLayer, class_color, draw_bev
+from bevnext_core.errors import BevnextError
+from bevnext_core.frame import CameraFrame
+from bevnext_core.geometry import rigid
+from bevnext_core.images import read_image
+from bevnext_core.video import write_video
+
+RED = (255, 0, 0)
+
+
+def frame(motion: float = 0.0, height: int = 90, width: int = 160) -> CameraFrame:
+    """CAM_FRONT at the ego's origin looking along +x; it saw the world ``motion`` metres further on."""
+    optical = np.eye(4)
+    optical[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    return CameraFrame(
+        cameras=("CAM_FRONT",),
+        images=(np.zeros((height, width, 3), np.uint8),),
+        intrinsics=np.array([[[100.0, 0, width / 2], [0, 100.0, height / 2], [0, 0, 1]]]),
+        ego_from_camera=optical[None],
+        global_from_camera_ego=rigid([1, 0, 0, 0], [50 + motion, 20, 0])[None],
+        global_from_ego=rigid([1, 0, 0, 0], [50.0, 20, 0]),
+        stamp_ns=1,
+    )
+
+
+def box(x: float, y: float, z: float = 0.0, yaw: float = 0.0, vx: float = 0.0, vy: float = 0.0) -> np.ndarray:
+    return np.array([[x, y, z, 4.0, 2.0, 1.5, yaw, vx, vy]])
+
+
+def layer(boxes: np.ndarray, truth: bool = False) -> BoxLayer:
+    return BoxLayer(boxes, [RED] * len(boxes), [""] * len(boxes), truth)
+
+
+def detections(boxes: np.ndarray) -> Detections:
+    count = len(boxes)
+    return Detections(
+        boxes.astype(np.float32),
+        np.full(count, 0.8, np.float32),
+        np.zeros(count, np.int64),
+        CLASSES,
+        1,
+        np.eye(4),
+    )
+
+
+def drawn(image: np.ndarray) -> np.ndarray:
+    """Rows and columns of pixels with red in them."""
+    return np.argwhere(image[..., 0].astype(int) - image[..., 2] > 60)
+
+
+# --------------------------------------------------------------------------------------------- projection
+def test_projection_of_known_points() -> None:
+    pixels, depths = project_to_camera(
+        frame(), 0, np.array([[10.0, 0, 0], [10.0, 1, 0], [10.0, 0, 1], [-5.0, 0, 0]])
+    )
+    np.testing.assert_allclose(pixels[:3], [[80, 45], [70, 45], [80, 35]])
+    np.testing.assert_allclose(depths, [10, 10, 10, -5])
+    assert np.isnan(pixels[3]).all()
+
+
+def test_projection_uses_the_camera_s_own_pose() -> None:
+    pixels, depths = project_to_camera(frame(motion=2.0), 0, np.array([[10.0, 1.0, 0]]))
+    assert depths[0] == pytest.approx(8.0)
+    np.testing.assert_allclose(pixels[0], [80 - 100 / 8, 45])
+    np.testing.assert_allclose(camera_from_ego(frame(motion=2.0))[0, :3, 3], [0, 0, -2], atol=1e-12)
+
+
+@pytest.mark.sample
+def test_ground_truth_projects_where_the_devkit_says(sample: Path) -> None:
+    pytest.importorskip("nuscenes")
+    from nuscenes.utils.geometry_utils import BoxVisibility, view_points
+
+    from bevnext_core.datasets.nuscenes import NuScenesReader
+
+    reader = NuScenesReader(sample, "v1.0-mini")
+    compared = 0
+    for scene in reader.scenes:
+        for ref in reader.refs(scene):
+            current, truth = reader.load(ref), reader.ground_truth(ref)
+            for index, camera in enumerate(CAMERAS):
+                _, others, intrinsics = reader.tables.get_sample_data(
+                    ref.records[camera]["token"], box_vis_level=BoxVisibility.ANY
+                )
+                rows = {token: row for row, token in enumerate(truth.annotation_tokens)}
+                for other in others:
+                    if other.token not in rows:
+                        continue  # no detection class
+                    ours = truth.boxes[rows[other.token]]
+                    pixel, depth = project_to_camera(current, index, ours[:3])
+                    assert depth == pytest.approx(other.center[2], abs=1e-6)
+                    if other.center[2] > 0.5:
+                        expected = view_points(other.center[:, None], intrinsics, normalize=True)[:2, 0]
+                        np.testing.assert_allclose(pixel, expected, atol=1e-4)
+                        compared += 1
+                    # Corners differ a little: our boxes stand upright in the ego frame, which is tilted.
+                    corners = box_corners(ours[None])[0] @ camera_from_ego(current)[index][:3, :3].T
+                    corners += camera_from_ego(current)[index][:3, 3]
+                    distance = np.linalg.norm(corners[:, None] - other.corners().T[None], axis=-1).min(1)
+                    assert distance.max() < 0.05 * np.linalg.norm(ours[3:6])
+    assert compared > 200
+
+
+# ------------------------------------------------------------------------------------------ camera images
+def test_box_is_drawn_where_its_corners_project() -> None:
+    image = np.zeros((90, 160, 3), np.uint8)
+    draw_boxes_in_camera(image, frame(), 0, layer(box(10.0, 1.0), truth=True))
+    pixels, _ = project_to_camera(frame(), 0, box_corners(box(10.0, 1.0))[0])
+    found = drawn(image)
+    np.testing.assert_allclose(found.min(0), pixels.min(0)[::-1], atol=1.3)
+    np.testing.assert_allclose(found.max(0), pixels.max(0)[::-1], atol=1.3)
+
+
+def test_box_in_a_scaled_image_is_scaled() -> None:
+    image = np.zeros((45, 80, 3), np.uint8)
+    draw_boxes_in_camera(image, frame(), 0, layer(box(10.0, 1.0), truth=True))
+    pixels, _ = project_to_camera(frame(), 0, box_corners(box(10.0, 1.0))[0])
+    np.testing.assert_allclose(drawn(image).min(0), pixels.min(0)[::-1] / 2, atol=1.3)
+    np.testing.assert_allclose(drawn(image).max(0), pixels.max(0)[::-1] / 2, atol=1.3)
+
+
+def test_box_behind_the_camera_is_not_drawn_and_one_around_it_is_cut() -> None:
+    image = np.zeros((90, 160, 3), np.uint8)
+    draw_boxes_in_camera(image, frame(), 0, layer(box(-10.0, 0.0)))
+    assert not image.any()
+    draw_boxes_in_camera(image, frame(), 0, layer(box(1.0, 0.9)))
+    found = drawn(image)
+    assert len(found) and found[:, 1].min() == 0, "its left side leaves the picture on the left"
+
+
+def test_near_box_covers_the_far_one() -> None:
+    image = np.zeros((90, 160, 3), np.uint8)
+    boxes = np.concatenate([box(10.0, 0.0), box(30.0, 0.0)])
+    both = BoxLayer(boxes, [(255, 0, 0), (0, 0, 255)], ["", ""])
+    draw_boxes_in_camera(image, frame(), 0, both)
+    swapped = np.zeros_like(image)
+    draw_boxes_in_camera(swapped, frame(), 0, BoxLayer(boxes[::-1], both.colors[::-1], ["", ""]))
+    np.testing.assert_array_equal(image, swapped)
+
+
+def test_points_are_drawn_where_they_project_near_red_far_blue() -> None:
+    image = np.zeros((90, 160, 3), np.uint8)
+    points = np.array([[3.0, 1.0, 0], [55.0, -10.0, 0], [-4.0, 0, 0], [10.0, 40.0, 0]])
+    assert draw_points_in_camera(image, frame(), 0, points) == 2
+    near, far = image[45, 46], image[45, 98]
+    assert near[0] > near[2] and far[2] > far[0]
+
+
+# ---------------------------------------------------------------------------------------------- from above
+@pytest.mark.parametrize(
+    ("x", "y", "row", "column"), [(20, 0, 0, 1), (-20, 0, 2, 1), (0, 20, 1, 0), (0, -20, 1, 2)]
+)
+def test_forward_is_up_and_left_is_left(x: float, y: float, row: int, column: int) -> None:
+    image = draw_bev([layer(box(x, y))], BevView(300, 30))
+    center = drawn(image).mean(0)
+    assert (int(center[0] // 100), int(center[1] // 100)) == (row, column)
+
+
+def test_box_from_above_has_its_size_heading_and_velocity() -> None:
+    view = BevView(600, 30)  # 10 pixels a metre
+    found = drawn(draw_bev([layer(box(10.0, 5.0, yaw=np.pi / 2))], view))
+    np.testing.assert_allclose(np.ptp(found, axis=0), [20, 40], atol=4)  # heading to the left: wide, not high
+    moving = drawn(draw_bev([layer(box(10.0, 5.0, vx=8.0))], view))
+    assert moving[:, 0].min() == pytest.approx(300 - 180, abs=4), (
+        "the arrow ends where the box is in a second"
+    )
+
+
+def test_ground_truth_is_an_outline_and_a_detection_is_filled() -> None:
+    view = BevView(600, 30)
+    inside = tuple(np.round(view.pixels(np.array([9.0, 5.5]))).astype(int)[::-1])
+    assert tuple(draw_bev([layer(box(10.0, 5.0), truth=True)], view)[inside]) == BACKGROUND
+    assert draw_bev([layer(box(10.0, 5.0))], view)[inside][0] > 80
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e9])
+def test_boxes_far_outside_or_not_finite_do_no_harm(bad: float) -> None:
+    boxes = np.concatenate([box(bad, 0.0), box(10.0, 0.0, vx=bad)])
+    assert len(drawn(draw_bev([layer(boxes)])))
+    image = np.zeros((90, 160, 3), np.uint8)
+    draw_boxes_in_camera(image, frame(), 0, layer(boxes))
+    assert len(drawn(image))
+
+
+# ------------------------------------------------------------------------------------------ whole picture
+def test_picture_holds_cameras_and_map_in_even_size() -> None:
+    truth = box(10.0, -1.0)
+    picture = draw_frame(frame(), detections(box(10.0, 1.0)), truth, camera_width=201, title="scene")
+    assert picture.dtype == np.uint8 and picture.shape[0] % 2 == 0 and picture.shape[1] % 2 == 0
+    for color in (class_color("car"), TRUTH_COLOR):
+        columns = np.argwhere((np.abs(picture.astype(int) - color) < 12).all(-1))[:, 1]
+        assert (columns < 201).any() and (columns > 3 * 201).any(), "drawn in the image and on the map"
+
+
+def test_picture_without_boxes_or_ground_truth() -> None:
+    assert draw_frame(frame(), detections(np.zeros((0, 9)))).any()
+
+
+def test_camera_that_is_not_valid_is_a_dark_tile() -> None:
+    whole = frame()
+    two = CameraFrame(
+        cameras=("CAM_FRONT", "CAM_BACK"),
+        images=(np.full((90, 160, 3), 200, np.uint8), None),
+        intrinsics=np.repeat(whole.intrinsics, 2, 0),
+        ego_from_camera=np.repeat(whole.ego_from_camera, 2, 0),
+        global_from_camera_ego=np.repeat(whole.global_from_camera_ego, 2, 0),
+        global_from_ego=whole.global_from_ego,
+        stamp_ns=1,
+        valid=np.array([True, False]),
+    )
+    mosaic = camera_mosaic(
+        two, [truth_layer(box(10.0, 0.0)), detection_layer(detections(box(9, 0)))], width=160
+    )
+    assert tuple(mosaic[60, 240]) == BACKGROUND and tuple(mosaic[80, 10]) == (200, 200, 200)
+
+
+def test_png_keeps_the_colours(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    write_png(picture, tmp_path / "new" / "p.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "new" / "p.png", "picture"), picture)
+
+
+# ------------------------------------------------------------------------------------------------- video
+def pictures() -> Iterator[np.ndarray]:
+    for value in (40, 120, 200):
+        picture = np.zeros((64, 96, 3), np.uint8)
+        picture[..., 0] = value
+        yield picture
+
+
+def test_mp4_holds_every_picture_in_its_colours(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "scene-0103", pictures, fps=2.0)
+    if path.suffix == ".gif":
+        pytest.skip("the installed OpenCV cannot write MP4")
+    assert path == tmp_path / "scene-0103.mp4" and list(tmp_path.iterdir()) == [path]
+    video = cv2.VideoCapture(str(path))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(2.0)
+    read = [video.read() for _ in range(4)]
+    assert [ok for ok, _ in read] == [True, True, True, False]
+    for (_, image), expected in zip(read, pictures()):
+        np.testing.assert_allclose(image[..., ::-1].mean((0, 1)), expected.mean((0, 1)), atol=8)
+
+
+def test_gif_where_no_encoder_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def __init__(self, *_: object) -> None: ...
+        def isOpened(self) -> bool:
+            return False
+
+        def release(self) -> None: ...
+
+        fourcc = staticmethod(lambda *_: 0)
+
+    monkeypatch.setattr(bevnext_core.video.cv2, "VideoWriter", Closed)
+    path = write_video(tmp_path / "scene", pictures, fps=2.0)
+    assert list(tmp_path.iterdir()) == [path] == [tmp_path / "scene.gif"]
+    with Image.open(path) as image:
+        assert image.n_frames == 3 and image.info["duration"] == 500
+        image.seek(2)
+        assert image.convert("RGB").getpixel((5, 5))[0] == pytest.approx(200, abs=8)
+
+
+def test_video_of_nothing_or_of_mixed_sizes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BevnextError, match="needs at least one picture"):
+        write_video(tmp_path / "v", lambda: iter(()), 2.0)
+    mixed = [np.zeros((64, 96, 3), np.uint8), np.zeros((64, 98, 3), np.uint8)]
+    with pytest.raises(BevnextError, match="one size, got 98x64 after 96x64"):
+        write_video(tmp_path / "v", lambda: iter(mixed), 2.0)
+    assert list(tmp_path.iterdir()) == []
