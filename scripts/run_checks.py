@@ -69,7 +69,8 @@ def main() -> int:
 
     if trouble:
         print(f"failed: {', '.join(trouble)}")
-    print(f"{passed} passed, {failed} failed, {skipped} skipped in {time.monotonic() - start:.0f} s")
+    print(f"checks took {time.monotonic() - start:.0f} s")
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if trouble else 0
 
 
