@@ -55,17 +55,17 @@ class ViewTransform(nn.Module):
         points = self.points(geometry)
         samples, frames, cameras = geometry.rotation.shape[:3]
         inside = geometry.valid.flatten().unsqueeze(1).expand(-1, points.shape[-1]).clone()
-        index = []
-        for axis in range(3):
-            # A point behind -1 would truncate to a negative index; float comparison keeps int overflow out.
+        cell = torch.zeros_like(inside, dtype=torch.int32)
+        for axis in (1, 0, 2):
             coordinate = (points[:, axis] - self.lower[axis]) / self.interval[axis]
+            # In (-1, 0) a coordinate truncates to cell 0; compared as float, nothing can overflow.
             inside &= (coordinate > -1) & (coordinate < self.cells[axis])
-            index.append(coordinate)
+            if axis < 2:
+                cell = cell * self.cells[axis] + coordinate.int()
         columns, rows = self.cells[0], self.cells[1]
-        group = torch.arange(samples * frames, device=points.device).repeat_interleave(cameras).unsqueeze(1)
-        x = torch.where(inside, index[0], 0).long()
-        y = torch.where(inside, index[1], 0).long()
-        cell = torch.where(inside, (group * rows + y) * columns + x, -1)
+        group = torch.arange(samples * frames, dtype=torch.int32, device=points.device)
+        cell += group.repeat_interleave(cameras).unsqueeze(1) * (rows * columns)
+        cell = torch.where(inside, cell, -1)
         bins, height, width = self.shape
         shape = (samples * frames * cameras, bins, height, width)
         return make_plan(cell.flatten(), samples * frames, (rows, columns), shape)

@@ -55,17 +55,18 @@ def make_plan(
     """Group points by cell.
 
     Args:
-        cells: ``[M*D*h*w]`` int64 cell of every frustum point in ``0 .. maps*Y*X - 1``; negative: in no cell.
+        cells: ``[M*D*h*w]`` integer cell of every frustum point in ``0 .. maps*Y*X - 1``; negative: in no cell.
         maps, size, depth_shape: see :class:`PoolPlan`.
     """
     _, bins, height, width = depth_shape
-    points = torch.nonzero(cells >= 0).squeeze(1)
-    cells, order = torch.sort(cells[points], stable=True)
-    points = points[order]
+    total = maps * size[0] * size[1]
+    # Points in no cell sort to the end. Narrow keys sort several times faster on the CPU.
+    keys = torch.where(cells < 0, total, cells).to(torch.int16 if total < 2**15 else torch.int32)
+    keys, order = torch.sort(keys, stable=True)
+    starts = torch.searchsorted(keys.int(), torch.arange(total + 1, dtype=torch.int32, device=cells.device))
+    points = order[: int(starts[-1])].int()
     pixels = points // (bins * height * width) * (height * width) + points % (height * width)
-    boundaries = torch.arange(maps * size[0] * size[1] + 1, device=cells.device)
-    starts = torch.searchsorted(cells, boundaries)
-    return PoolPlan(points.int(), pixels.int(), starts.int(), maps, size, depth_shape)
+    return PoolPlan(points, pixels, starts.int(), maps, size, depth_shape)
 
 
 def bev_pool(depth: Tensor, context: Tensor, plan: PoolPlan) -> Tensor:
