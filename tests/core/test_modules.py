@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from bevnext_core.boxes import from_bottom_center
+from bevnext_core.classes import CAMERAS
 from bevnext_core.decode import boxes_from_maps, decode
+from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.crf import DepthCrf, color_kernel, patch_colors
 from bevnext_core.network.perspective_refinement import CameraCrossAttention
@@ -126,6 +128,33 @@ def test_refinement_projection(geometry_reference: dict[str, np.ndarray]) -> Non
     )
     cameras = valid.any(-1).sum(1)[0].numpy()
     assert (cameras != geometry_reference["refine_geo3.cams_per_query"]).sum() <= 2
+
+
+def test_height_anchors(geometry_reference: dict[str, np.ndarray], scalars: dict) -> None:
+    """Order [Y, X, Z], metres, centres of the cells."""
+    config = config_of("full1")
+    attention = CameraCrossAttention(config.channels, config.image, config.bev, config.refinement)
+    anchors = attention.anchors.view(config.bev.size, config.bev.size, -1, 3)
+    assert list(anchors.shape) == scalars["ref3d_shape"]
+    assert scalars["grid_size"] == [config.bev.size, config.bev.size, 1]
+    np.testing.assert_allclose(anchors.reshape(-1, 3)[::997], geometry_reference["ref3d_sub"], atol=1e-5)
+
+
+def test_poses_of_a_clip(geometry_reference: dict[str, np.ndarray]) -> None:
+    """Camera of each past frame in the present ego frame: float64 here, float32 with 0.3 mm of noise there."""
+    infos = recipe.make_infos("A", 9)
+
+    def pose(camera: dict, frame: str) -> np.ndarray:
+        return recipe.transform(camera[f"{frame}_rotation"], camera[f"{frame}_translation"])
+
+    ego_from_global = invert_rigid(pose(infos[0]["cams"]["CAM_FRONT"], "ego2global"))
+    stored = geometry_reference["clip.sensor2keyego"]
+    for frame, info in enumerate(infos):
+        for index, camera in enumerate(CAMERAS):
+            matrices = info["cams"][camera]
+            own = ego_from_global @ pose(matrices, "ego2global") @ pose(matrices, "sensor2ego")
+            assert np.abs(own[:3, :3] - stored[frame, index, :3, :3]).max() <= 1e-6
+            assert np.abs(own[:3, 3] - stored[frame, index, :3, 3]).max() <= 4e-4
 
 
 def test_pooling_values(geometry_reference: dict[str, np.ndarray]) -> None:
