@@ -31,7 +31,9 @@ BOXES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file")
     args = parser.parse_args()
     frame = drive(1)[0]
@@ -48,7 +50,11 @@ def main() -> None:
         boxes, np.ones(len(boxes), np.float32), labels, CLASSES, frame.stamp_ns, frame.global_from_ego
     )
     picture = draw_frame(
-        dataclasses.replace(frame, images=tuple(images)), detections, title="made-up boxes", camera_width=352, extent=30
+        dataclasses.replace(frame, images=tuple(images)),
+        detections,
+        title="made-up boxes",
+        camera_width=352,
+        extent=30,
     )
     write_png(picture, args.file)
 

@@ -1,0 +1,138 @@
+"""What a network starts from: ImageNet, a perspective detector's backbone, or stage 1."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bevnext_core.checkpoint import read_checkpoint, safe_torch_load
+from bevnext_core.errors import CheckpointError, one_line
+from bevnext_core.network.bevnext import BEVNeXt
+
+IMAGENET_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
+"""torchvision's ``ResNet50_Weights.IMAGENET1K_V1``, the published initialisation (not ``DEFAULT``)."""
+IMAGENET_HASH = "0676ba61"
+"""First digits of the file's SHA-256."""
+PERSPECTIVE_PREFIX = "backbone."
+
+
+def load_imagenet(network: BEVNeXt, path: str | Path | None = None) -> str:
+    """Put ImageNet weights into the backbone -> one line that says what was taken.
+
+    Args:
+        path: the file, for machines without network; by default it is downloaded into torch's cache.
+
+    Raises:
+        CheckpointError: no file and no network, another file than IMAGENET1K_V1, or a backbone of another width.
+    """
+    if path is None:
+        try:
+            state = torch.hub.load_state_dict_from_url(IMAGENET_URL, check_hash=True, weights_only=True)
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the ImageNet weights cannot be downloaded from {IMAGENET_URL} ({one_line(error)}); name the file "
+                "with --backbone-weights, or start without with --from-scratch"
+            ) from None
+    else:
+        state = safe_torch_load(path)
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        if not digest.startswith(IMAGENET_HASH):
+            raise CheckpointError(
+                f"{path} is not torchvision's IMAGENET1K_V1 ResNet-50: its SHA-256 starts with {digest[:8]}, "
+                f"not {IMAGENET_HASH} ({IMAGENET_URL})"
+            )
+    taken, unused = _load_backbone(network, state, str(path or IMAGENET_URL))
+    return f"backbone from ImageNet ({path or IMAGENET_URL}): {taken} entries taken, unused: {_listing(unused)}"
+
+
+def load_perspective(network: BEVNeXt, path: str | Path | None) -> str:
+    """Put a perspective detector's backbone (entries ``backbone.*``) into the backbone -> one line.
+
+    Takes a file of FCOS3D, or of nuImages' Cascade Mask R-CNN R50 that the model zoo links.
+
+    Raises:
+        CheckpointError: no file was named, or it lacks backbone entries or has others' shapes (listed).
+    """
+    if path is None:
+        raise CheckpointError(
+            "this configuration starts from a perspective detector's backbone: name its file with "
+            "--backbone-weights, or start without with --from-scratch"
+        )
+    data = safe_torch_load(path)
+    state = data.get("state_dict", data) if isinstance(data, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path} holds no state dict but {type(data).__name__}")
+    backbone = {
+        name.removeprefix(PERSPECTIVE_PREFIX): value
+        for name, value in state.items()
+        if isinstance(name, str) and name.startswith(PERSPECTIVE_PREFIX)
+    }
+    others = len(state) - len(backbone)
+    taken, unused = _load_backbone(network, backbone, str(path))
+    return (
+        f"backbone from {path}: {taken} entries taken, unused in the backbone: {_listing(unused)}; "
+        f"{others} entries of other parts left"
+    )
+
+
+def _load_backbone(network: BEVNeXt, state: Mapping[str, Tensor], source: str) -> tuple[int, list[str]]:
+    """Load all of the backbone or nothing; returns the number of entries and the names that were not used."""
+    own = network.backbone.state_dict()
+    # A counter of batches, which old files lack
+    wanted = [name for name in own if not name.endswith("num_batches_tracked")]
+    missing = [name for name in wanted if not isinstance(state.get(name), Tensor)]
+    if missing:
+        raise CheckpointError(f"{source} lacks {len(missing)} backbone entries: {_listing(missing)}")
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in wanted
+        if state[name].shape != own[name].shape
+    ]
+    if misshapen:
+        raise CheckpointError(
+            f"{source} is a backbone of another size: {_listing(misshapen)}"
+        )
+    network.backbone.load_state_dict(own | {name: state[name].to(own[name].dtype) for name in wanted})
+    return len(wanted), [name for name in state if name not in own]
+
+
+def load_stage_1(network: BEVNeXt, path: str | Path) -> list[str]:
+    """Start stage 2 from stage 1: entries of equal name and shape, detection heads included, as published.
+
+    Returns:
+        Lines that say what was taken and what was not.
+
+    Raises:
+        CheckpointError: the file is not of stage 1, or of a network with which this one shares no backbone.
+    """
+    config, state = read_checkpoint(path)
+    if config.training.stage != 1:
+        raise CheckpointError(
+            f"{path} is a checkpoint of stage {config.training.stage} ('{config.name}'); stage 2 starts from stage 1"
+        )
+    own = network.state_dict()
+    taken = [name for name, value in own.items() if name in state and state[name].shape == value.shape]
+    left = [name for name in own if name not in taken]
+    backbone = [name for name in left if name.startswith("backbone.")]
+    if backbone:
+        raise CheckpointError(f"{path} ('{config.name}') has another backbone: {_listing(backbone)}")
+    network.load_state_dict(own | {name: state[name] for name in taken})
+    lines = [f"started from {path} ('{config.name}'): {len(taken)} of {len(own)} entries taken"]
+    groups: dict[str, int] = {}
+    for name in left:
+        part = ".".join(name.split(".")[:2])
+        groups[part] = groups.get(part, 0) + 1
+    lines += [f"  not in stage 1 or of another shape: {part} ({count})" for part, count in groups.items()]
+    return lines
+
+
+def _listing(names: list[str], limit: int = 8) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

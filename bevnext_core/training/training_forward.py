@@ -1,0 +1,130 @@
+"""The training step's forward pass: a batch in, losses out. What DDP wraps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
+from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.preprocess import canvas_colors, normalize
+from bevnext_core.training.dataset import Batch
+from bevnext_core.training.depth_targets import depth_loss
+from bevnext_core.training.losses import MeanOverRanks, detection_losses, same
+from bevnext_core.training.targets import detection_targets
+
+
+@dataclass(frozen=True)
+class ForwardOptions:
+    """How the history frames are encoded in training. They never keep activations: no gradient flows into them.
+
+    Attributes:
+        history: ``sequential``, the published recipe: one frame at a time, each batch norm with the statistics of
+            that frame, and updated by it. The other two change the recipe and are faster: ``batched``, all
+            history frames in one batch with common statistics; ``frozen``, the same with the running
+            statistics, which then only the present frame updates.
+        history_precision: of the history's convolutions; ``fp32`` as published.
+    """
+
+    history: Literal["sequential", "batched", "frozen"] = "sequential"
+    history_precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class TrainingForward(nn.Module):
+    """Network and losses.
+
+    Args:
+        mean_over_ranks: averages the loss normalisers over the ranks.
+    """
+
+    def __init__(
+        self, network: BEVNeXt, options: ForwardOptions | None = None, mean_over_ranks: MeanOverRanks = same
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.options = options or ForwardOptions()
+        self.mean_over_ranks = mean_over_ranks
+        self.maps: HeadMaps | None = None
+        """Head maps of the latest forward, detached, for pictures."""
+
+    def forward(self, batch: Batch, with_history: bool = True) -> dict[str, Tensor]:
+        """Scalars by published name: ``loss_depth``, ``task0.loss_xy``, ...; the total is their plain sum.
+
+        Args:
+            batch: on the network's device.
+            with_history: ``False`` puts zeros in place of the history's BEV maps.
+        """
+        config = self.network.config
+        frames = batch.canvas.shape[1] if with_history else 1
+        images = normalize(batch.canvas[:, :frames])
+        # The published recipe gives the present frame's colours to every frame's CRF.
+        colors = canvas_colors(batch.canvas[:, 0])
+        maps = self._window(images, colors, batch.geometry, with_history)
+        targets = detection_targets(batch.boxes, batch.labels, config)
+        with torch.autocast(images.device.type, enabled=False):
+            losses = {
+                "loss_depth": depth_loss(
+                    maps.depth, batch.depth.flatten(0, 1), config.depth, config.training.depth_loss_weight
+                )
+            }
+            losses |= detection_losses(maps.tasks, targets, config, self.mean_over_ranks)
+        self.maps = HeadMaps([{k: v.detach() for k, v in task.items()} for task in maps.tasks], maps.depth.detach())
+        return losses
+
+    def _window(self, images: Tensor, colors: Tensor, geometry: CameraGeometry, with_history: bool) -> HeadMaps:
+        """``images [B, F, N, 3, H, W]``, ``colors [B, N, 3, h, w]``; geometry of all frames."""
+        network, options = self.network, self.options
+        present = geometry.frame(0)
+        parameters = present.camera_parameters().flatten(0, 2)
+        encoded = network.encode(images[:, 0].flatten(0, 1), colors.flatten(0, 1), parameters)
+        key = network.lift(encoded, network.view_transform.plan(present))
+        lifted = [key]
+        history = network.config.history.frames
+        if not with_history:
+            lifted += [torch.zeros_like(key)] * history
+        elif options.history == "sequential":
+            for index in range(1, history + 1):
+                lifted.append(self._past(images[:, index : index + 1], colors, geometry.frame(index), parameters))
+        elif history:
+            past = [geometry.frame(index) for index in range(1, history + 1)]
+            with _frozen_norms(network) if options.history == "frozen" else nullcontext():
+                lifted.append(self._past(images[:, 1:], colors, join_frames(past), parameters))
+        return network.detect(torch.cat(lifted, 1), encoded, present)
+
+    @torch.no_grad()
+    def _past(self, images: Tensor, colors: Tensor, geometry: CameraGeometry, parameters: Tensor) -> Tensor:
+        """F history frames in one batch: ``[B, F*C, Y, X]``."""
+        network = self.network
+        batch, frames, cameras = images.shape[:3]
+        colors = colors[:, None].expand(-1, frames, -1, -1, -1, -1).flatten(0, 2)
+        parameters = parameters.unflatten(0, (batch, 1, cameras)).expand(-1, frames, -1, -1).flatten(0, 2)
+        low = self.options.history_precision == "bf16"
+        with torch.autocast(images.device.type, torch.bfloat16) if low else nullcontext():
+            encoded = network.encode(images.flatten(0, 2), colors, parameters)
+            bev = network.lift(encoded, network.view_transform.plan(geometry))
+        return bev.float().unflatten(0, (batch, frames)).flatten(1, 2)
+
+
+def join_frames(frames: list[CameraGeometry]) -> CameraGeometry:
+    """One geometry of F frames from F of one frame."""
+    names = ("rotation", "translation", "intrinsics", "image_rotation", "image_translation", "valid")
+    joined = {name: torch.cat([getattr(frame, name) for frame in frames], 1) for name in names}
+    return CameraGeometry(**joined, bda=frames[0].bda)
+
+
+@contextmanager
+def _frozen_norms(network: nn.Module) -> Iterator[None]:
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()

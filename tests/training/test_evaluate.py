@@ -1,0 +1,125 @@
+"""training/evaluate.py: modes, several processes, and the pictures of training."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bevnext_core.checkpoint import save_checkpoint
+from bevnext_core.datasets.nuscenes import NuScenesReader
+from bevnext_core.detector import Detector
+from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_core.submission import read_submission, submission_records
+from bevnext_core.training.memory import synthetic_batch
+from bevnext_core.training.split_inference import ShuffledImages, detect_scenes, options_for
+from bevnext_core.training.tensorboard import sample_pictures
+from bevnext_core.training.training_forward import TrainingForward
+from tests.paths import ROOT
+from tests.training.tiny import environment, tiny_config, tiny_dataroot, torchrun
+from training import evaluate as script
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    tiny_dataroot(folder)
+    torch.manual_seed(0)
+    network = BEVNeXt(tiny_config(folder))
+    with torch.no_grad():  # enough boxes to compare
+        for task in network.proposal_head.tasks:
+            task[1].bias.fill_(-1.0)
+    save_checkpoint(folder / "c.safetensors", network.state_dict(), network.config)
+    return folder
+
+
+def options(folder: Path, out: str, *more: str) -> list[str]:
+    values = ["--checkpoint", folder / "c.safetensors", "--dataroot", folder / "data", "--version", "v1.0-mini"]
+    values += ["--split", "mini_train", "--out", folder / out, "--device", "cpu", "--no-progress"]
+    return [str(value) for value in values] + list(more)
+
+
+def test_window_mode_is_the_published_one_and_says_so(folder: Path, capsys: Any) -> None:
+    assert script.main(options(folder, "window")) == 0
+    text = capsys.readouterr().out
+    assert "mode window (crf_canvas key, camera_params key), fp32" in text and "mAP" in text and "pedestrian" in text
+    results = json.loads((folder / "window" / "results.json").read_text())
+    assert results["inference"]["mode"] == "window" and results["inference"]["camera_params"] == "key"
+    assert results["samples"] == 8 and "mean_ap" in results
+    submission = read_submission(folder / "window" / "submission.json")["results"]
+    assert len(submission) == 8 and sum(map(len, submission.values())) > 20
+
+    reader = NuScenesReader(folder / "data", "v1.0-mini", scenes=["scene-0061"])
+    frames = [reader.load(ref) for ref in reader.refs("scene-0061")]
+    detector = Detector.from_checkpoint(folder / "c.safetensors", "cpu", options_for("window"))
+    expected = submission_records(detector.window([frames[4], frames[3], frames[2]]))
+    assert submission["scene-0061-sample4"] == json.loads(json.dumps(expected))
+    alone = submission_records(detector.window([frames[4]]))
+    assert submission["scene-0061-sample4"] != json.loads(json.dumps(alone))
+
+
+def test_streaming_mode_is_what_the_detector_streams(folder: Path, capsys: Any) -> None:
+    assert script.main(options(folder, "streaming", "--mode", "streaming")) == 0
+    assert "mode streaming (crf_canvas own, camera_params own)" in capsys.readouterr().out
+    submission = read_submission(folder / "streaming" / "submission.json")["results"]
+    reader = NuScenesReader(folder / "data", "v1.0-mini", scenes=["scene-0553"])
+    detector = Detector.from_checkpoint(folder / "c.safetensors")
+    for frame in reader.frames("scene-0553"):
+        assert submission[frame.token] == json.loads(json.dumps(submission_records(detector.step(frame))))
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_scenes_and_give_the_same(folder: Path) -> None:
+    script.main(options(folder, "one"))
+    command = torchrun(2, str(ROOT / "training" / "evaluate.py"), *options(folder, "two"))
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("mAP") == 1
+    one, two = (json.loads((folder / name / "submission.json").read_text()) for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_frame_that_cannot_be_read_has_no_boxes_and_is_listed(tmp_path: Path, folder: Path) -> None:
+    data = tiny_dataroot(tmp_path)
+    (data / "samples" / "CAM_BACK" / "scene-0061_002.jpg").write_bytes(b"x")
+    reader = NuScenesReader(data, "v1.0-mini", scenes=["scene-0061"])
+    for mode in ("window", "streaming"):
+        detector = Detector.from_checkpoint(folder / "c.safetensors", "cpu", options_for(mode))  # type: ignore[arg-type]
+        found = detect_scenes(detector, reader, reader.scenes, mode)  # type: ignore[arg-type]
+        assert len(found.records) == 5 and found.records["scene-0061-sample2"] == []
+        assert [token for token, _ in found.faults] == ["scene-0061-sample2"] and "CAM_BACK" in found.faults[0][1]
+        assert found.records["scene-0061-sample3"]
+
+
+def test_shuffled_images_keep_everything_but_the_images(folder: Path) -> None:
+    straight = NuScenesReader(folder / "data", "v1.0-mini", scenes=["scene-0061"])
+    shuffled = ShuffledImages(folder / "data", "v1.0-mini", scenes=["scene-0061"])
+    refs = straight.refs("scene-0061")
+    frame, other, mixed = straight.load(refs[1]), straight.load(refs[2]), shuffled.load(shuffled.refs("scene-0061")[1])
+    np.testing.assert_array_equal(mixed.images[0], other.images[0])
+    assert mixed.token == frame.token and np.array_equal(mixed.global_from_ego, frame.global_from_ego)
+
+
+def test_a_wrong_split_ends_with_one_line(folder: Path, capsys: Any) -> None:
+    assert script.main([*options(folder, "x"), "--split", "nothing"]) == 1
+    assert capsys.readouterr().err.startswith("error: unknown split 'nothing'")
+
+
+def test_pictures_of_a_step(folder: Path) -> None:
+    config = tiny_config(folder)
+    batch = synthetic_batch(config, 2)
+    step = TrainingForward(BEVNeXt(config).eval())
+    with torch.no_grad():
+        step(batch)
+    assert step.maps is not None
+    pictures = sample_pictures(batch, step.maps, config)
+    assert pictures["heatmap"].shape == (16, 34, 3) and pictures["bev"].shape == (64, 64, 3)
+    assert (pictures["bev"] == (120, 255, 120)).all(-1).any()  # ground truth
+    cameras = [pictures[f"camera/{camera}"] for camera in config.cameras]
+    drawn = [not np.array_equal(p, batch.canvas[0, 0, i].numpy()) for i, p in enumerate(cameras)]
+    assert any(drawn)

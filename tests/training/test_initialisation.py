@@ -1,0 +1,188 @@
+"""What a network starts from, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+import bevnext_core.training.initialisation as initialisation
+from bevnext_core.checkpoint import save_checkpoint
+from bevnext_core.config import ModelConfig, load_config
+from bevnext_core.errors import CheckpointError
+from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_core.published_names import published_names
+from bevnext_core.training.initialisation import load_imagenet, load_perspective, load_stage_1
+from tests.paths import ROOT
+from tests.training.tiny import tiny_config
+
+PUBLISHED = {
+    stage: load_config(ROOT / f"config/model/bevnext_r50_stage{stage}.yaml") for stage in (1, 2)
+}
+
+
+@pytest.fixture(scope="module")
+def resnet() -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return torchvision.models.resnet50().state_dict()
+
+
+@pytest.fixture
+def network() -> BEVNeXt:
+    return BEVNeXt(PUBLISHED[1])
+
+
+def assert_taken(network: BEVNeXt, state: dict[str, torch.Tensor]) -> None:
+    own = network.backbone.state_dict()
+    assert all(torch.equal(own[name], state[name]) for name in own)
+
+
+def test_imagenet_from_a_file_with_the_right_hash(
+    network: BEVNeXt, resnet: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "resnet50.pth"
+    torch.save(resnet, path)
+    before = network.backbone.conv1.weight.clone()
+    with pytest.raises(CheckpointError, match="not torchvision's IMAGENET1K_V1"):
+        load_imagenet(network, path)
+    assert torch.equal(network.backbone.conv1.weight, before)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(initialisation, "IMAGENET_HASH", digest)
+    text = load_imagenet(network, path)
+    assert_taken(network, resnet)
+    assert "265 entries taken" in text and "fc.weight" in text
+
+
+def test_the_published_weights_are_the_first_version() -> None:
+    assert torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url == initialisation.IMAGENET_URL
+    assert initialisation.IMAGENET_HASH in initialisation.IMAGENET_URL
+
+
+def test_without_network_the_remedies_are_named(network: BEVNeXt, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> Any:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded.*--backbone-weights.*--from-scratch"):
+        load_imagenet(network)
+
+
+def test_a_perspective_detectors_backbone(network: BEVNeXt, resnet: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """As mmdetection writes it: meta beside state_dict, no batch counters, other parts beside the backbone."""
+    state = {f"backbone.{k}": v for k, v in resnet.items() if not k.startswith("fc.")}
+    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    state |= {"neck.lateral_convs.0.conv.weight": torch.zeros(1), "backbone.layer3.0.conv2.conv_offset": torch.ones(1)}
+    path = tmp_path / "perspective.pth"
+    torch.save({"meta": {"epoch": 20, "config": "text"}, "state_dict": state}, path)
+    text = load_perspective(network, path)
+    own = network.backbone.state_dict()
+    for name in own:
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(own[name], resnet[name]), name
+    assert "layer3.0.conv2.conv_offset" in text and "1 entries of other parts left" in text
+
+    del state["backbone.layer4.2.bn3.running_var"]
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(CheckpointError, match=r"lacks 1 backbone entries: layer4\.2\.bn3\.running_var"):
+        load_perspective(network, path)
+    with pytest.raises(CheckpointError, match="--backbone-weights"):
+        load_perspective(network, None)
+
+
+def test_a_backbone_of_another_width_and_an_unsafe_file(
+    network: BEVNeXt, resnet: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "file.pth"
+    torch.save({f"backbone.{k}": v for k, v in resnet.items()}, path)
+    with pytest.raises(CheckpointError, match=r"conv1\.weight \(64, 3, 7, 7\) instead of \(4, 3, 7, 7\)"):
+        load_perspective(BEVNeXt(tiny_config(tmp_path)), path)
+
+    class Malicious:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"state_dict": Malicious()}, path)
+    for load in (load_perspective, load_imagenet):
+        with pytest.raises(CheckpointError):
+            load(network, path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_stage_2_takes_from_stage_1_what_the_published_code_takes(tmp_path: Path) -> None:
+    """SEMANTICS.md, section 12, which was computed from the manifests."""
+    torch.manual_seed(1)
+    first = BEVNeXt(PUBLISHED[1])
+    path = tmp_path / "stage1.safetensors"
+    save_checkpoint(path, first.state_dict(), PUBLISHED[1])
+    second = BEVNeXt(PUBLISHED[2])
+    before = {name: value.clone() for name, value in second.state_dict().items()}
+    lines = load_stage_1(second, path)
+    names = published_names(before)
+    source = first.state_dict()
+    copied = re.compile(
+        r"img_backbone\.|img_neck\.|img_view_transformer\.(crf|depth_net\.(?!context_conv\.3))|proposal_head\.|"
+        r"pts_bbox_head\.(task_heads|shared_conv\.bn)|img_bev_encoder_neck\.(?!conv\.0\.weight)|"
+        r".*(sampling_offsets|attention_weights)\.bias|depth_emb\.[01]\."
+    )
+    left = re.compile(
+        r"pre_process_net\.|img_bev_encoder_backbone\.|transformer_neck\..*(embed|value_proj|output_proj|ffns|norms)|"
+        r".*shared_conv\.conv\.weight|img_bev_encoder_neck\.conv\.0\.weight|depth_emb\.3|.*context_conv\.3"
+    )
+    counted = {True: 0, False: 0}
+    for name, value in second.state_dict().items():
+        same_shape = name in source and source[name].shape == value.shape
+        expected = source[name] if same_shape else before[name]
+        assert torch.equal(value, expected), name
+        counted[same_shape] += 1
+        if copied.match(names[name]) and not names[name].endswith("proposal_head.shared_conv.conv.weight"):
+            assert same_shape, name
+        counter = name.endswith("num_batches_tracked")  # a scalar everywhere
+        if left.match(names[name]) and "proposal_head" not in name and not counter:
+            assert not same_shape, name
+    assert f"{counted[True]} of {len(before)} entries taken" in lines[0]
+    assert any("pre_process" in line for line in lines[1:])
+
+
+def test_the_wrong_stage_and_another_backbone_are_refused(tmp_path: Path) -> None:
+    second = tiny_config(tmp_path, stage=2)
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, BEVNeXt(second).state_dict(), second)
+    with pytest.raises(CheckpointError, match=r"checkpoint of stage 2 .*stage 2 starts from stage 1"):
+        load_stage_1(BEVNeXt(second), path)
+    first = tiny_config(tmp_path, stage=1)
+    wide = dataclasses.replace(first, backbone=dataclasses.replace(first.backbone, base_channels=8))
+    save_checkpoint(path, BEVNeXt(wide).state_dict(), wide)
+    with pytest.raises(CheckpointError, match="another backbone"):
+        load_stage_1(BEVNeXt(second), path)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_run_says_what_it_needs(stage: int, tmp_path: Path, capsys: Any) -> None:
+    from tests.training.tiny import arguments, tiny_dataroot
+    from training import train as script
+
+    tiny_dataroot(tmp_path)
+    options = [a for a in arguments(tmp_path, stage=stage) if a != "--from-scratch"]
+    if stage == 1:
+        options += ["--init-from", "x"]
+    assert script.main(options) == 1
+    assert "--init-from" in capsys.readouterr().err
+
+
+def test_stage_2_runs_from_a_stage_1_result(tmp_path: Path) -> None:
+    from tests.training.tiny import arguments, tiny_dataroot
+    from training import train as script
+
+    tiny_dataroot(tmp_path)
+    config: ModelConfig = tiny_config(tmp_path, stage=1)
+    save_checkpoint(tmp_path / "one.safetensors", BEVNeXt(config).state_dict(), config)
+    options = [a for a in arguments(tmp_path) if a != "--from-scratch"]
+    assert script.main([*options, "--init-from", str(tmp_path / "one.safetensors"), "--max-steps", "1"]) == 0
+    assert "entries taken" in (tmp_path / "run" / "log.txt").read_text()

@@ -1,0 +1,1 @@
+"""Runnable recipes over bevnext_core."""

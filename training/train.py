@@ -1,0 +1,502 @@
+#!/usr/bin/env python3
+"""Train BEVNeXt on nuScenes, with the published two-stage schedule.
+
+    python training/train.py --stage 1 --dataroot D --work-dir runs/stage1
+    python training/train.py --stage 2 --dataroot D --work-dir runs/stage2 --init-from runs/stage1/epoch_2.safetensors
+    torchrun --nproc-per-node 8 --max-restarts 3 training/train.py --stage 2 ... --resume
+
+The file reads from top to bottom: options, data, network, loop. Everything it calls is in bevnext_core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # run from a source tree, without installing
+    sys.path.insert(0, str(ROOT))
+
+from bevnext_core.checkpoint import save_checkpoint  # noqa: E402
+from bevnext_core.config import (  # noqa: E402
+    ModelConfig,
+    config_from_mapping,
+    config_to_mapping,
+    load_config,
+    published_config,
+)
+from bevnext_core.errors import BevnextError, CheckpointError, ConfigError, DatasetError, one_line  # noqa: E402
+from bevnext_core.files import atomic_path  # noqa: E402
+from bevnext_core.network.bevnext import BEVNeXt  # noqa: E402
+from bevnext_core.training.cbgs import balanced_frames  # noqa: E402
+from bevnext_core.training.dataset import DatasetOptions, TrainingDataset, join_samples  # noqa: E402
+from bevnext_core.training.distributed import Processes, join_processes, leave_processes  # noqa: E402
+from bevnext_core.training.ema import ModelEma  # noqa: E402
+from bevnext_core.training.gradient_checkpointing import enable_checkpointing  # noqa: E402
+from bevnext_core.training.index import open_index  # noqa: E402
+from bevnext_core.training.initialisation import load_imagenet, load_perspective, load_stage_1  # noqa: E402
+from bevnext_core.training.memory import expected_memory  # noqa: E402
+from bevnext_core.training.sampler import EpochSampler  # noqa: E402
+from bevnext_core.training.schedule import learning_rate_statement, make_schedule  # noqa: E402
+from bevnext_core.training.tensorboard import open_tensorboard  # noqa: E402
+from bevnext_core.training.train_checkpoint import (  # noqa: E402
+    CheckpointFolder,
+    random_state,
+    read_training_checkpoint,
+    set_random_state,
+)
+from bevnext_core.training.training_forward import ForwardOptions, TrainingForward  # noqa: E402
+
+log = logging.getLogger("train")
+NOT_PART_OF_THE_RUN = {"resume", "dry_run", "work_dir", "index_dir", "workers", "device", "no_progress", "max_steps",
+                       "log_every", "checkpoint_every", "keep"}
+"""Options that may change when a run is continued."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train BEVNeXt on nuScenes.")
+    add = parser.add_argument
+    add("--stage", type=int, choices=(1, 2), required=True)
+    add("--config", help="model configuration (YAML); default: the published one of the stage")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. training.epochs=3")
+    add("--dataroot", help="nuScenes folder")
+    add("--version", default="v1.0-trainval")
+    add("--split", default="train", help="official split to train on (mini_train for v1.0-mini)")
+    add("--scenes", nargs="+", help="train on these scenes instead of a split")
+    add("--index-dir", help="where the index file of the data set is kept (default: ~/.cache/bevnext)")
+    add("--work-dir", help="checkpoints, log, resolved configuration")
+    add("--resume", nargs="?", const="newest", help="continue the work dir's newest checkpoint, or this file")
+    add("--init-from", help="stage 2: the stage-1 checkpoint to start from")
+    add("--backbone-weights", help="stage 1: file with the backbone's initial weights")
+    add("--from-scratch", action="store_true", help="start from random weights")
+    add("--batch", type=int, default=8, help="samples per process and step (published: 8)")
+    add("--learning-rate", type=float, help="instead of the published one, scaled to the batch")
+    add("--seed", type=int, default=0)
+    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision; published: off")
+    add("--history", choices=("sequential", "batched", "frozen"), default="sequential",
+        help="how history frames are encoded; all but the default change the recipe (docs/training.md)")
+    add("--history-precision", choices=("fp32", "bf16"), default="fp32")
+    add("--history-from-epoch", type=int, default=0, help="before it, zeros stand in for the history (published: 0)")
+    add("--gradient-checkpointing", choices=("off", "on", "published"), default="off",
+        help="'published' also updates batch-norm statistics in the second forward")
+    add("--channels-last", action="store_true")
+    add("--no-augmentation", action="store_true")
+    add("--no-cbgs", action="store_true", help="every frame once an epoch instead of class-balanced resampling")
+    add("--repeat", type=int, default=1, help="times that the frames come in one epoch (for a handful of frames)")
+    add("--missing-lidar", choices=("skip", "no-depth-loss"), default="skip")
+    add("--max-unreadable", type=int, default=50, help="frames that may be unreadable before the run stops")
+    add("--max-skipped", type=int, default=20, help="steps in a row with a non-finite loss before the run stops")
+    add("--checkpoint-every", type=int, default=500, help="steps between checkpoints (also at each epoch's end)")
+    add("--keep", type=int, default=3, help="checkpoints that are kept")
+    add("--workers", type=int, default=4, help="data-loader processes per process")
+    add("--device", default="auto", choices=("auto", "cuda", "cpu"))
+    add("--log-every", type=int, default=50)
+    add("--max-steps", type=int, help="stop (with a checkpoint) after this many steps of the whole run")
+    add("--no-progress", action="store_true")
+    add("--dry-run", action="store_true", help="print the schedule and stop")
+    options = parser.parse_args(arguments)
+    for name in ("dataroot", "work_dir"):
+        if getattr(options, name) is None and not options.dry_run:
+            parser.error(f"--{name.replace('_', '-')} is needed")
+    return options
+
+
+# ------------------------------------------------------------------------------------------------- configuration
+def resolve_config(options: argparse.Namespace) -> ModelConfig:
+    """The model configuration with the command line's overrides."""
+    config = load_config(options.config) if options.config else published_config(options.stage)
+    mapping = config_to_mapping(config)
+    for override in options.set:
+        key, separator, text = override.partition("=")
+        part: Any = mapping
+        path = key.split(".")
+        for name in path[:-1]:
+            part = part.get(name) if isinstance(part, dict) else None
+        if not separator or not isinstance(part, dict) or path[-1] not in part:
+            raise ConfigError(f"--set {override}: expected KEY=VALUE with a key that 'bevnext config --dump' shows")
+        part[path[-1]] = yaml.safe_load(text)
+    config = config_from_mapping(mapping, "--set" if options.set else str(options.config))
+    if config.training.stage != options.stage:
+        raise ConfigError(f"--stage {options.stage}, but '{config.name}' is a configuration of stage "
+                          f"{config.training.stage}")
+    return config
+
+
+def claim_work_dir(folder: Path, config: ModelConfig, options: argparse.Namespace, processes: Processes) -> None:
+    """Write the resolved configuration, or check that the folder holds the same one."""
+    run = {key: value for key, value in vars(options).items() if key not in NOT_PART_OF_THE_RUN}
+    resolved = {"model": config_to_mapping(config), "run": run | {"processes": processes.count}}
+    path = folder / "config.yaml"
+    if path.exists():
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        different = _differences(found, yaml.safe_load(yaml.safe_dump(_plain(resolved))))
+        if different:
+            raise ConfigError(f"{folder} holds a run of another configuration ({', '.join(different[:6])}); "
+                              "choose another --work-dir, or delete this one")
+    elif processes.is_main:
+        revision = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT,
+                                  capture_output=True, text=True, check=False).stdout.strip()
+        with atomic_path(path) as temporary:
+            text = yaml.safe_dump(_plain(resolved), sort_keys=False)
+            temporary.write_text(f"# git revision: {revision or 'unknown'}\n{text}", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for key in sorted(a.keys() | b.keys(), key=str)
+                for d in _differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if a == b else [f"{path}: {a!r} there, {b!r} here"]
+
+
+# ------------------------------------------------------------------------------------------------- schedule
+def describe(config: ModelConfig, options: argparse.Namespace, ranks: int, frames: int | None, drawn: int | None,
+             ) -> list[str]:
+    """The schedule in words and numbers, for --dry-run and the log."""
+    training, batch = config.training, options.batch * ranks
+    lines = [f"{config.name}, stage {training.stage}: {training.epochs} epochs, {ranks} processes x {options.batch} "
+             f"samples = {batch} a step"]
+    schedule = make_schedule(training, drawn or 1, batch, options.learning_rate)
+    if drawn is None:
+        lines.append("samples per epoch: unknown without --dataroot")
+    else:
+        how = "all frames" if options.no_cbgs else "after class-balanced resampling"
+        lines.append(f"samples per epoch: {drawn} {how}, of {frames} frames")
+        lines.append(f"iterations per epoch: {schedule.steps_per_epoch}, in all {schedule.steps}")
+    lines.append(learning_rate_statement(training, schedule, batch))
+    for step in (0, training.warmup_iterations // 2, training.warmup_iterations):
+        rate = schedule.learning_rate * schedule.factor(step)
+        backbone = rate * training.backbone_lr_ratio
+        lines.append(f"  learning rate at iteration {step}: {rate:.4g}, backbone {backbone:.4g}")
+    lines += [
+        f"warm-up: {training.warmup_iterations} iterations, linear from {training.warmup_ratio:g}; constant after it",
+        f"AdamW: weight decay {training.weight_decay:g}, gradient norm clipped to {training.gradient_clip:g}",
+        f"EMA: decay {training.ema_decay:g} * (1 - exp(-n / {training.ema_ramp})), n from {training.ema_start}",
+        "synchronised batch norm: " + ("never" if training.sync_bn_epoch is None
+                                       else f"from epoch index {training.sync_bn_epoch}"),
+        f"history: {config.history.frames} frames, {options.history}, from epoch index {options.history_from_epoch}",
+        f"loss weights: velocity {training.velocity_weight:g}, depth {training.depth_loss_weight:g}",
+        f"mixed precision: {options.amp}; gradient checkpointing: {options.gradient_checkpointing}",
+    ]
+    return lines
+
+
+def draw_frames(data: TrainingDataset, options: argparse.Namespace) -> Tensor:
+    """Frames of an epoch, drawn once for the whole run."""
+    classes = data.classes_of_frames()
+    if options.no_cbgs:
+        chosen = [frame for frame, labels in zip(data.frames, classes) if labels]
+        return torch.tensor(chosen, dtype=torch.int64).repeat(options.repeat)
+    drawn = balanced_frames(classes, len(data.config.class_names), options.seed)
+    return torch.from_numpy(data.frames[drawn]).repeat(options.repeat)
+
+
+# ------------------------------------------------------------------------------------------------- the run
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        processes = join_processes("cpu" if options.dry_run else options.device)
+        config = resolve_config(options)
+        if options.dry_run:
+            dry_run(config, options, processes)
+        else:
+            train(config, options, processes)
+        return 0
+    except BevnextError as error:
+        print(f"error: {one_line(error, 4000)}", file=sys.stderr)
+        return 1
+    finally:
+        leave_processes()
+
+
+def dry_run(config: ModelConfig, options: argparse.Namespace, processes: Processes) -> None:
+    """Print the schedule for this number of processes."""
+    frames = drawn = None
+    if options.dataroot:
+        index = open_index(options.dataroot, options.version, options.index_dir, not options.no_progress)
+        data = TrainingDataset(index, config, options.scenes or options.split)
+        frames, drawn = len(data), len(draw_frames(data, options))
+    for line in describe(config, options, processes.count, frames, drawn):
+        print(line)
+    print(f"expected GPU memory: {expected_memory(config, options.batch, options.gradient_checkpointing != 'off')}")
+
+
+def train(config: ModelConfig, options: argparse.Namespace, processes: Processes) -> None:
+    training, device = config.training, processes.device
+    work_dir = Path(options.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    claim_work_dir(work_dir, config, options, processes)
+    processes.barrier()
+    start_log(work_dir, processes)
+    torch.manual_seed(options.seed)  # the same initial weights on every rank
+
+    # ---------------------------------------------------------------- what there is to continue
+    folder = CheckpointFolder(work_dir, options.keep)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        saved = find_checkpoint(folder, options, processes)
+    for warning in caught:
+        log.warning("%s", warning.message)
+
+    # ---------------------------------------------------------------- data
+    if not processes.is_main:
+        processes.barrier()  # rank 0 builds the index, the others read it
+    index = open_index(options.dataroot, options.version, options.index_dir, not options.no_progress)
+    if processes.is_main:
+        processes.barrier()
+    for token, reason in index.faults:
+        log.warning("key frame %s cannot be used: %s", token, reason)
+    data = TrainingDataset(index, config, options.scenes or options.split,
+                           DatasetOptions(not options.no_augmentation, options.missing_lidar))
+    frames = draw_frames(data, options) if saved is None else saved["frames"]
+    sampler = EpochSampler(frames.numpy(), options.batch, processes.rank, processes.count, options.seed)
+    loader = DataLoader(data, batch_sampler=sampler, num_workers=options.workers, collate_fn=join_samples,
+                        pin_memory=device.type == "cuda", persistent_workers=options.workers > 0,
+                        generator=torch.Generator())  # or it would draw from the random state that dropout uses
+    global_batch = options.batch * processes.count
+    schedule = make_schedule(training, len(frames), global_batch, options.learning_rate)
+    for line in describe(config, options, processes.count, len(data), len(frames)):
+        log.info("%s", line)
+
+    # ---------------------------------------------------------------- network, optimiser, average
+    network = BEVNeXt(config)
+    if saved is None:
+        for line in initialise(network, config, options):
+            log.info("%s", line)
+    network.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
+    if options.gradient_checkpointing != "off":
+        enable_checkpointing(network, options.gradient_checkpointing == "published")
+    step_forward = TrainingForward(network, ForwardOptions(options.history, options.history_precision), processes.mean)
+    step_forward.train()
+    backbone = {id(parameter) for parameter in network.backbone.parameters()}
+    ratios = (1.0, training.backbone_lr_ratio)
+    groups = [{"params": [p for p in network.parameters() if (id(p) in backbone) == in_backbone]}
+              for in_backbone in (False, True)]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=training.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
+    amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.amp)
+    ema = ModelEma(network, training.ema_decay, training.ema_ramp, training.ema_start)
+    step = epoch_step = epoch = skipped_in_all = 0
+    # The ranks share weights but not dropout
+    torch.manual_seed(options.seed + 1 + processes.rank)
+    if saved is not None:
+        network.load_state_dict(saved["model"])
+        ema.load_state_dict(saved["ema"])
+        optimizer.load_state_dict(saved["optimizer"])
+        scaler.load_state_dict(saved["scaler"])
+        step, epoch, epoch_step = saved["step"], saved["epoch"], saved["epoch_step"]
+        skipped_in_all = saved["skipped"]
+        if len(saved["random"]) == processes.count:
+            set_random_state(saved["random"][processes.rank])
+        else:
+            log.warning("%d processes instead of %d: dropout is drawn anew", processes.count, len(saved["random"]))
+        if epoch_step == len(sampler):
+            epoch, epoch_step = epoch + 1, 0
+        log.info("continuing at step %d (epoch %d, step %d of it)", step, epoch, epoch_step)
+    model: nn.Module = step_forward
+    if processes.count > 1:
+        model = DistributedDataParallel(step_forward, device_ids=[device.index] if device.type == "cuda" else None,
+                                        broadcast_buffers=False)
+
+    def save(epoch: int, epoch_step: int) -> None:
+        states = processes.gather(random_state())
+        if processes.is_main:
+            folder.save(step, {
+                "epoch": epoch, "epoch_step": epoch_step, "skipped": skipped_in_all, "frames": frames,
+                "stage": training.stage, "config": config_to_mapping(config), "random": states,
+                "model": network.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+            })
+
+    # ---------------------------------------------------------------- the loop
+    board = open_tensorboard(work_dir, log) if processes.is_main else None
+    progress = Progress(options, processes, schedule.steps, step, global_batch)
+    skipped_in_row = 0
+    unreadable: dict[str, str] = {}
+    while epoch < training.epochs:
+        if training.sync_bn_epoch is not None and epoch >= training.sync_bn_epoch and processes.count > 1:
+            if device.type == "cuda":
+                nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            elif epoch_step == 0:
+                log.warning("batch norm is not synchronised: PyTorch has that for GPUs only")
+        sampler.start(epoch, epoch_step)
+        batches = iter(loader)
+        while True:
+            waited = time.perf_counter()
+            batch = next(batches, None)
+            waited = time.perf_counter() - waited
+            if batch is None:
+                break
+            batch = batch.to(device)
+            for ratio, group in zip(ratios, optimizer.param_groups):
+                group["lr"] = schedule.learning_rate * schedule.factor(step) * ratio
+            statistics = [(buffer, buffer.clone()) for buffer in network.buffers() if buffer.dim() and
+                          buffer.numel() < 4096]  # batch norms: a bad batch must not stay in them
+            with torch.autocast(device.type, amp) if amp else nullcontext():
+                losses = model(batch, with_history=epoch >= options.history_from_epoch)
+            total = torch.stack(list(losses.values())).sum()
+            unreadable.update(batch.faults)
+
+            # Every rank must take the same way, or the next collective call never ends.
+            state = processes.total(torch.tensor([float(not torch.isfinite(total)), float(len(unreadable))]).to(device))
+            bad_ranks, unreadable_in_all = (int(value) for value in state.tolist())
+            norm = torch.tensor(math.nan)
+            if not bad_ranks:
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(total).backward()
+                scaler.unscale_(optimizer)
+                norm = nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
+                # Gradients are averaged over the ranks, so the norm is the same on all. fp16 has its own handling.
+                if torch.isfinite(norm) or scaler.is_enabled():
+                    scaler.step(optimizer)
+                    scaler.update()
+                    ema.update(network)
+            step, epoch_step = step + 1, epoch_step + 1
+            if bad_ranks or not (torch.isfinite(norm) or scaler.is_enabled()):
+                for buffer, before in statistics:
+                    buffer.copy_(before)
+                skipped_in_row, skipped_in_all = skipped_in_row + 1, skipped_in_all + 1
+                tokens = processes.gather([] if torch.isfinite(total) and bad_ranks else batch.tokens)
+                log.warning("step %d skipped: non-finite %s, samples %s", step, "loss" if bad_ranks else "gradient",
+                            ", ".join(token for part in tokens for token in part))
+                if skipped_in_row >= options.max_skipped:
+                    save(epoch, epoch_step)
+                    raise DatasetError(f"{skipped_in_row} steps in a row had a non-finite loss or gradient: the run "
+                                       f"stops at step {step}, with a checkpoint in {work_dir}; see {work_dir}/log.txt "
+                                       "for the samples")
+            else:
+                skipped_in_row = 0
+            if unreadable_in_all > options.max_unreadable:
+                listing = {k: v for part in processes.gather(unreadable) for k, v in part.items()}
+                save(epoch, epoch_step)
+                raise DatasetError(f"{len(listing)} frames could not be read, {options.max_unreadable} are allowed "
+                                   "(--max-unreadable): " + "; ".join(f"{k}: {v}" for k, v in listing.items()))
+            for token, reason in batch.faults:
+                log.warning("frame %s cannot be read and is skipped: %s", token, reason)
+
+            progress.update(step, epoch, losses, total, norm, optimizer.param_groups[0]["lr"], waited, skipped_in_all)
+            if board is not None and step % options.log_every == 0:
+                board.scalars(step, losses, total, norm, optimizer.param_groups[0]["lr"])
+                if step % (20 * options.log_every) == 0 or step == options.log_every:
+                    board.pictures(step, batch, step_forward.maps, config)
+            stop = options.max_steps is not None and step >= options.max_steps
+            if step % options.checkpoint_every == 0 or epoch_step == len(sampler) or stop:
+                save(epoch, epoch_step)
+            if stop:
+                log.info("stopped after %d steps, as asked", step)
+                return
+        if processes.is_main:
+            save_checkpoint(work_dir / f"epoch_{epoch + 1}.safetensors", network.state_dict(), config)
+            save_checkpoint(work_dir / f"epoch_{epoch + 1}_ema.safetensors", ema.state, config)
+        log.info("epoch %d of %d ended at step %d", epoch + 1, training.epochs, step)
+        epoch, epoch_step = epoch + 1, 0
+    log.info("training ended; the result is %s", work_dir / f"epoch_{training.epochs}_ema.safetensors")
+
+
+def find_checkpoint(
+    folder: CheckpointFolder, options: argparse.Namespace, processes: Processes
+) -> dict[str, Any] | None:
+    """What the run continues from. A restart by torchrun continues without being asked."""
+    if options.resume not in (None, "newest"):
+        return read_training_checkpoint(options.resume)
+    if not folder.paths():
+        return None
+    if options.resume is None and processes.restarts == 0:
+        raise CheckpointError(f"{folder.folder} holds checkpoints; continue with --resume, or choose another "
+                              "--work-dir")
+    found = folder.newest()
+    return found[1] if found else None
+
+
+def initialise(network: BEVNeXt, config: ModelConfig, options: argparse.Namespace) -> list[str]:
+    """Give a new network its initial weights; returns what to log."""
+    if options.from_scratch:
+        return ["random initial weights (--from-scratch)"]
+    if config.training.stage == 2:
+        if options.init_from is None:
+            raise ConfigError("stage 2 starts from stage 1: name its checkpoint with --init-from, or use "
+                              "--from-scratch")
+        return load_stage_1(network, options.init_from)
+    if options.init_from is not None:
+        raise ConfigError("--init-from is how stage 2 starts; stage 1 takes --backbone-weights")
+    if config.training.backbone_init == "imagenet":
+        return [load_imagenet(network, options.backbone_weights)]
+    if config.training.backbone_init == "perspective":
+        return [load_perspective(network, options.backbone_weights)]
+    return ["random initial weights (the configuration's backbone_init is none)"]
+
+
+def start_log(work_dir: Path, processes: Processes) -> None:
+    """Rank 0 logs to the terminal and to log.txt; the others keep quiet, except for errors."""
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.INFO if processes.is_main else logging.ERROR)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if processes.is_main:
+        handlers.append(logging.FileHandler(work_dir / "log.txt", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        log.addHandler(handler)
+
+
+class Progress:
+    """Bar and log lines: losses, samples/s, share of the time spent waiting for data, memory, time left."""
+
+    def __init__(self, options: argparse.Namespace, processes: Processes, steps: int, first: int, batch: int) -> None:
+        from tqdm import tqdm
+
+        self.every, self.batch, self.device = options.log_every, batch, processes.device
+        self.bar = tqdm(total=steps, initial=first, unit="step", disable=options.no_progress or not processes.is_main)
+        self.since, self.waited, self.count, self.steps, self.first = time.perf_counter(), 0.0, 0, steps, True
+
+    def update(self, step: int, epoch: int, losses: dict[str, Tensor], total: Tensor, norm: Tensor, rate: float,
+               waited: float, skipped: int) -> None:
+        self.bar.update()
+        self.waited, self.count = self.waited + waited, self.count + 1
+        if step % self.every and not self.first:
+            return
+        self.first = False
+        seconds = time.perf_counter() - self.since
+        speed = self.count * self.batch / seconds
+        boxes = sum(v.item() for k, v in losses.items() if k.startswith("task") and not k.endswith("heatmap"))
+        heat = sum(v.item() for k, v in losses.items() if k.endswith("heatmap"))
+        left = (self.steps - step) * self.batch / speed
+        text = (f"loss {total.item():.3f} (heat {heat:.3f} box {boxes:.3f} depth {losses['loss_depth'].item():.3f}) "
+                f"norm {norm.item():.1f} lr {rate:.2g} {speed:.2f} samples/s wait {self.waited / seconds:.0%} "
+                f"memory {memory_used(self.device):.2f} GiB")
+        self.bar.set_postfix_str(text)
+        log.info("epoch %d step %d/%d %s left %d:%02d h skipped %d", epoch, step, self.steps, text,
+                 left // 3600, left % 3600 // 60, skipped)
+        self.since, self.waited, self.count = time.perf_counter(), 0.0, 0
+
+
+def memory_used(device: torch.device) -> float:
+    """Peak GiB: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(main())
