@@ -77,6 +77,7 @@ setup(
         (SHARE, ["package.xml"]),
         *shared_files("config"),
         *shared_files("launch"),
+        *shared_files("ros_msgs"),
     ],
     install_requires=[
         "torch",

@@ -1,0 +1,1 @@
+"""BEVNeXt for ROS 2: the detector node, the nuScenes-to-bag converter, the bag tools."""

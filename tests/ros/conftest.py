@@ -1,0 +1,38 @@
+"""DDS between processes: a domain of its own per test process, this machine only."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.ros import harness
+
+
+@pytest.fixture(scope="session")
+def dds():
+    """rclpy, initialised; skips where ROS is not installed."""
+    reason = harness.missing()
+    if reason:
+        pytest.skip(reason)
+    import rclpy
+
+    os.environ.update(harness.environment())
+    rclpy.init()
+    yield rclpy
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def start(dds, tmp_path):
+    """Starts a node process with a stand-in detector and a rig that feeds it: ``start(**parameters) -> Rig``."""
+    rigs: list[harness.Rig] = []
+
+    def starter(wait: float = 0.0, images: str = "small", command: list[str] | None = None, **parameters):
+        rig = harness.Rig(tmp_path, wait, parameters, images, command, number=len(rigs))
+        rigs.append(rig)
+        return rig
+
+    yield starter
+    for rig in rigs:
+        rig.close()

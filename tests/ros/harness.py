@@ -1,0 +1,379 @@
+"""A rig of cameras on a drive that publishes over DDS, and a node process that it feeds and watches."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pyquaternion import Quaternion
+
+from bevnext_core.classes import CAMERAS
+from bevnext_core.geometry import rigid
+from bevnext_ros.message_factory import RclpyFactory, message_class
+from bevnext_ros.messages import (
+    detection_rows,
+    make_camera_info,
+    make_compressed_image,
+    make_header,
+    make_transform,
+    stamp_ns,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+MS, SECOND = 1_000_000, 1_000_000_000
+START = 1_700_000_000 * SECOND
+NAMES = tuple(name.lower() for name in CAMERAS)
+DELAY_MS = dict(zip(NAMES, (-8, 0, 8, 35, 25, 16)))
+"""Firing times relative to the front camera, as on a nuScenes car."""
+YAW = dict(zip(NAMES, (55, 0, -55, 110, 180, -110)))
+SIZES = {"small": (64, 40), "full": (1600, 900)}
+OPTICAL = Quaternion(matrix=np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
+
+
+def missing() -> str:
+    """Why there is no ROS here; empty when there is."""
+    for package in ("rclpy", "vision_msgs", "tf2_msgs"):
+        if importlib.util.find_spec(package) is None:
+            return f"needs ROS 2: {package} is not installed (`make setup`, or source a distribution)"
+    return ""
+
+
+def environment() -> dict[str, str]:
+    """A DDS domain of this test process's own, on this machine only."""
+    profile = str(ROOT / "config" / "fastdds_shm.xml")
+    return {
+        "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
+        "ROS_LOCALHOST_ONLY": "1",
+        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def ego_pose(stamp: int) -> np.ndarray:
+    """odom <- base_link of a car that turns while it drives; closed form."""
+    t = (stamp - START) / SECOND
+    yaw = 0.5 * t
+    pose = np.eye(4)
+    pose[:3, :3] = Quaternion(axis=[0, 0, 1], radians=yaw).rotation_matrix
+    pose[:3, 3] = 20 * np.sin(yaw), 20 * (1 - np.cos(yaw)), 0.1 * t
+    return pose
+
+
+def camera_pose(camera: str) -> np.ndarray:
+    """base_link <- optical frame."""
+    turn = Quaternion(axis=[0, 0, 1], degrees=YAW[camera])
+    return rigid((turn * OPTICAL).elements, np.array(turn.rotate([1.5, 0, 0])) + (0, 0, 1.5))
+
+
+@functools.lru_cache(maxsize=64)
+def jpeg(size: tuple[int, int], seed: int) -> bytes:
+    """A picture that compresses about as a street does."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (max(size[1] // 8, 2), max(size[0] // 8, 2), 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=60)
+    return buffer.getvalue()
+
+
+class Rig:
+    """Publishes six cameras, calibrations and TF; starts the node, and collects what it says.
+
+    Args:
+        wait: seconds that the stand-in detector takes per frame. parameters: of the node.
+        images: ``small`` or ``full`` size. command: another program than the node with the stand-in.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        wait: float,
+        parameters: dict[str, Any],
+        images: str,
+        command: list[str] | None,
+        number: int = 0,
+    ) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.qos import DurabilityPolicy, QoSProfile
+
+        self.size = SIZES[images]
+        self.factory = RclpyFactory()
+        self.log = folder / f"steps{number}.jsonl"
+        self.log.touch()
+        self.output = folder / f"node{number}.txt"
+        self.node = rclpy.create_node(f"rig_{os.getpid()}_{number}")
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        self.detections: list[Any] = []
+        self.boxes: list[Any] = []
+        self.markers: list[Any] = []
+        self.latencies: list[list[float]] = []
+        self.diagnostics: list[dict[str, Any]] = []
+        self.wanted: list[Any] = []
+        values = {
+            "image_reliability": "reliable",
+            "image_depth": 100,
+            "score_threshold": 0.0,
+            "diagnostics_period": 0.2,
+            "overload": "queue",
+            "overload_queue": 100,
+            # where deadlines are not what is tested, a busy machine must not matter
+            "image_deadline": 1.0,
+            "transform_deadline": 5.0,
+            **parameters,
+        }
+        image, info = (
+            message_class("sensor_msgs/msg/CompressedImage"),
+            message_class("sensor_msgs/msg/CameraInfo"),
+        )
+        tf = message_class("tf2_msgs/msg/TFMessage")
+        raw = message_class("sensor_msgs/msg/Image")
+        transports = values.get("transports", ["compressed"])
+        self.raw = {name: (transports * 6)[i] == "raw" for i, name in enumerate(NAMES)}
+        pattern = values.get("image_topics", ["{camera}/image_raw/compressed"])[0]
+        self.images = {
+            name: self.node.create_publisher(
+                raw if self.raw[name] else image, "/" + pattern.replace("{camera}", name).lstrip("/"), 100
+            )
+            for name in NAMES
+        }
+        self.infos = {name: self.node.create_publisher(info, f"/{name}/camera_info", 100) for name in NAMES}
+        self.tf = self.node.create_publisher(tf, "/tf", 100)
+        latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.tf_static = self.node.create_publisher(tf, "/tf_static", latched)
+        self.node.create_subscription(
+            message_class("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", self._on_diagnostics, 100
+        )
+        self.subscribe()
+        self.process = self._start_process(wait, values, command)
+
+    def subscribe(self) -> None:
+        """Want all outputs."""
+        for topic, kind, target in (
+            ("detections", "vision_msgs/msg/Detection3DArray", self.detections),
+            ("boxes", "sensor_msgs/msg/PointCloud2", self.boxes),
+            ("markers", "visualization_msgs/msg/MarkerArray", self.markers),
+        ):
+            self.wanted.append(
+                self.node.create_subscription(message_class(kind), f"/detector/{topic}", target.append, 500)
+            )
+        self.wanted.append(
+            self.node.create_subscription(
+                message_class("std_msgs/msg/Float64MultiArray"),
+                "/detector/latency",
+                lambda message: self.latencies.append(list(message.data)),
+                500,
+            )
+        )
+
+    def unsubscribe(self) -> None:
+        """Want nothing."""
+        for subscription in self.wanted:
+            self.node.destroy_subscription(subscription)
+        self.wanted.clear()
+
+    def _start_process(
+        self, wait: float, values: dict[str, Any], command: list[str] | None
+    ) -> subprocess.Popen:
+        command = command or [sys.executable, "-m", "tests.ros.node_process", str(self.log), str(wait)]
+        arguments = ["--ros-args"]
+        for name, value in values.items():
+            arguments += ["-p", f"{name}:={json.dumps(value)}"]
+        return subprocess.Popen(
+            [*command, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=self.output.open("w"),
+            stderr=subprocess.STDOUT,
+        )
+
+    # ---------------------------------------------------------------------------------------- waiting
+    def spin(self, seconds: float) -> None:
+        """Take messages for a while."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.executor.spin_once(timeout_sec=min(left, 0.05))
+
+    def until(self, condition: Callable[[], Any], timeout: float = 15.0, what: str = "") -> None:
+        """Take messages until ``condition``; fails with the node's output."""
+        end = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > end:
+                raise AssertionError(f"timed out: {what}\n{self.status()}\n{self.output.read_text()[-3000:]}")
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def ready(self) -> None:
+        """Wait until the node is active and connected."""
+        publishers = [*self.images.values(), *self.infos.values(), self.tf, self.tf_static]
+        self.until(lambda: all(p.get_subscription_count() for p in publishers), what="the node to subscribe")
+        self.until(
+            lambda: all(
+                self.node.count_publishers(f"/detector/{t}") for t in ("detections", "boxes", "latency")
+            ),
+            what="the node's outputs",
+        )
+        self.until(lambda: self.value("node", "state") == "active", what="an active node")
+        self.spin(0.3)
+        self.publish_static()
+        for camera in NAMES:
+            self.publish_info(camera)
+        self.spin(0.1)
+
+    # ---------------------------------------------------------------------------------------- publishing
+    def publish_static(self, **poses: np.ndarray) -> None:
+        items = [self._transform("base_link", name, poses.get(name, camera_pose(name)), 0) for name in NAMES]
+        self.tf_static.publish(self.factory.make("tf2_msgs/msg/TFMessage", transforms=items))
+
+    def _transform(self, parent: str, child: str, pose: np.ndarray, stamp: int) -> Any:
+        rotation = Quaternion(matrix=pose[:3, :3], rtol=1e-5, atol=1e-5).elements
+        return make_transform(self.factory, parent, child, rotation, pose[:3, 3], stamp)
+
+    def publish_pose(self, stamp: int, pose: np.ndarray | None = None) -> None:
+        pose = ego_pose(stamp) if pose is None else pose
+        items = [self._transform("odom", "base_link", pose, stamp)]
+        self.tf.publish(self.factory.make("tf2_msgs/msg/TFMessage", transforms=items))
+
+    def publish_poses(self, start: int, end: int, step_ms: int = 20) -> None:
+        for stamp in range(start, end + 1, step_ms * MS):
+            self.publish_pose(stamp)
+
+    def intrinsics(self) -> np.ndarray:
+        width, height = self.size
+        return np.array([[0.8 * width, 0, width / 2], [0, 0.8 * width, height / 2], [0, 0, 1]])
+
+    def publish_info(self, camera: str, intrinsics: np.ndarray | None = None, **changes: Any) -> None:
+        k = self.intrinsics() if intrinsics is None else intrinsics
+        message = make_camera_info(self.factory, START, camera, k, changes.pop("size", self.size))
+        for name, value in changes.items():
+            setattr(message, name, value)
+        self.infos[camera].publish(message)
+
+    def publish_image(self, camera: str, stamp: int, data: bytes | None = None, **changes: Any) -> None:
+        if self.raw[camera]:
+            rows = np.full((self.size[1], self.size[0], 3), stamp // MS % 251, np.uint8)
+            fields = {
+                "height": self.size[1],
+                "width": self.size[0],
+                "encoding": "rgb8",
+                "step": self.size[0] * 3,
+                "data": self.factory.data(rows.tobytes() if data is None else data),
+                **changes,
+            }
+            header = make_header(self.factory, stamp, camera)
+            self.images[camera].publish(self.factory.make("sensor_msgs/msg/Image", header=header, **fields))
+            return
+        data = jpeg(self.size, NAMES.index(camera)) if data is None else data
+        self.images[camera].publish(make_compressed_image(self.factory, stamp, camera, data))
+
+    def sweep(self, stamp: int, skip: tuple[str, ...] = (), poses: bool = True, pause: bool = True) -> None:
+        """One image of every camera around ``stamp`` (the front camera's), after the poses it needs."""
+        if poses:
+            self.publish_poses(stamp - 20 * MS, stamp + 40 * MS)
+        for camera, delay in sorted(DELAY_MS.items(), key=lambda item: item[1]):
+            if camera not in skip:
+                self.publish_image(camera, stamp + delay * MS)
+        if pause:
+            self.spin(0.02)
+
+    def drive(self, count: int, first: int = 0, interval_ms: int = 100, **more: Any) -> list[int]:
+        """Sweeps number ``first``, ``first + 1``, ...; returns their stamps."""
+        stamps = [START + (first + i) * interval_ms * MS for i in range(count)]
+        for stamp in stamps:
+            self.sweep(stamp, **more)
+        return stamps
+
+    # ---------------------------------------------------------------------------------------- watching
+    def _on_diagnostics(self, message: Any) -> None:
+        entry = {"stamp": stamp_ns(message.header)}
+        for status in message.status:
+            level = status.level if isinstance(status.level, int) else status.level[0]
+            values = {item.key: item.value for item in status.values}
+            entry[status.name.split(": ")[1]] = {"level": level, "message": status.message, "values": values}
+        self.diagnostics.append(entry)
+
+    def status(self, name: str = "") -> Any:
+        """The newest diagnostics, all or one status."""
+        newest = self.diagnostics[-1] if self.diagnostics else {}
+        return newest.get(name, {}) if name else newest
+
+    def value(self, status: str, key: str) -> str:
+        return self.status(status).get("values", {}).get(key, "")
+
+    def drops(self) -> dict[str, int]:
+        """Frames dropped, by cause."""
+        values = self.status("drops").get("values", {})
+        return {k: int(v) for k, v in values.items() if not k.startswith("transforms_") and k != "last_fault"}
+
+    def fresh(self) -> None:
+        """Wait for diagnostics that were made after now."""
+        count = len(self.diagnostics)
+        self.until(lambda: len(self.diagnostics) >= count + 2, what="diagnostics")
+
+    def accounted(self) -> bool:
+        """Whether every frame that the node saw is published, counted under a cause, or in flight."""
+        values = self.status("node")["values"]
+        seen, published, flying = (int(values[f"frames_{k}"]) for k in ("seen", "published", "in_flight"))
+        return seen == published + flying + sum(self.drops().values())
+
+    def stamps(self) -> list[int]:
+        """Stamps of the detections received."""
+        return [stamp_ns(message.header) for message in self.detections]
+
+    def rows(self, index: int) -> np.ndarray:
+        return np.array([box for box, _, _ in detection_rows(self.detections[index])])
+
+    def steps(self) -> list[dict[str, Any]]:
+        """What the detector was given."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def call(self, transition: int) -> bool:
+        """A lifecycle transition by its service."""
+        from lifecycle_msgs.srv import ChangeState
+
+        client = self.node.create_client(ChangeState, "/detector/change_state")
+        try:
+            self.until(client.service_is_ready, what="the life cycle's service")
+            request = ChangeState.Request()
+            request.transition.id = transition
+            future = client.call_async(request)
+            self.until(future.done, 40.0, "a transition")
+            return bool(future.result().success)
+        finally:
+            self.node.destroy_client(client)
+
+    def stop(self, *signals: int, gap: float = 0.05, timeout: float = 15.0) -> int:
+        """Send signals, wait for the end -> exit code."""
+        for number in signals or (signal.SIGINT,):
+            if self.alive():
+                self.process.send_signal(number)
+            time.sleep(gap)
+        return self.process.wait(timeout)
+
+    def close(self) -> None:
+        if self.alive():
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.executor.remove_node(self.node)
+        self.executor.shutdown()
+        self.node.destroy_node()

@@ -1,0 +1,18 @@
+"""`bevnext play BAG` as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bevnext_ros import play
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    play.add_arguments(parser)
+    return play.run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

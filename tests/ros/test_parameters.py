@@ -1,0 +1,113 @@
+"""The table of parameters, its file, and the rig it describes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+
+from bevnext_core.classes import CAMERAS
+from bevnext_core.errors import ConfigError
+from bevnext_ros.parameters import (
+    PARAMETERS,
+    Options,
+    dump_options,
+    load_options,
+    make_options,
+    rig_cameras,
+)
+from bevnext_ros.resources import shared_file
+from tests.paths import ROOT
+
+
+def test_the_shipped_file_is_the_table():
+    path = shared_file("config/detector.yaml")
+    assert path.read_text() == dump_options(make_options({}, "defaults"))
+    assert load_options(path) == make_options({}, "defaults")
+    assert [p.name for p in PARAMETERS] == [f.name for f in dataclasses.fields(Options)]
+
+
+@pytest.mark.parametrize(
+    "values, text",
+    [
+        ({"overlod": "newest"}, "unknown parameter overlod"),
+        ({"overload": "oldest"}, "'overload' must be one of newest, queue, got 'oldest'"),
+        ({"max_spread": 2.0}, "'max_spread' must be between 0 and 1, got 2.0"),
+        ({"max_spread": "wide"}, "'max_spread' must be float"),
+        ({"frame_queue": True}, "'frame_queue' must be int"),
+        ({"cameras": []}, "'cameras' must be a list of strings"),
+        ({"transports": ["raw", "zip"]}, "'transports' must be one of compressed, raw, got 'zip'"),
+        ({"slow_frame": float("nan")}, "'slow_frame' must be between"),
+    ],
+)
+def test_wrong_values_name_the_parameter_and_what_is_allowed(values, text):
+    with pytest.raises(ConfigError, match=text):
+        make_options(values, "here")
+
+
+def test_files_that_are_no_parameter_files(tmp_path):
+    for content in ("just text", "detector: {checkpoint: a}", "[1, 2]", "a: {ros__parameters: 3}", ""):
+        (tmp_path / "f.yaml").write_text(content)
+        with pytest.raises(ConfigError, match="no ROS parameter file"):
+            load_options(tmp_path / "f.yaml")
+    with pytest.raises(ConfigError, match="no such parameter file"):
+        load_options(tmp_path / "none.yaml")
+    (tmp_path / "f.yaml").write_text("/**:\n  ros__parameters: {max_spread: 1, use_sim_time: true}\n")
+    assert load_options(tmp_path / "f.yaml").max_spread == 1.0
+
+
+def test_default_rig_has_the_models_names():
+    rig = rig_cameras(make_options({}, ""), CAMERAS)
+    assert [camera.name for camera in rig] == [name.lower() for name in CAMERAS]
+    assert rig[1].image_topic == "cam_front/image_raw/compressed" and not rig[1].raw
+
+
+def test_cameras_can_differ_in_everything():
+    options = make_options(
+        {
+            "cameras": ["left", "front"],
+            "image_topics": ["/l/image", "/f/image/compressed"],
+            "camera_info_topics": ["/rig/{camera}/info"],
+            "transports": ["raw", "compressed"],
+            "camera_frames": ["left_eye", ""],
+        },
+        "",
+    )
+    left, front = rig_cameras(options, ("A", "B"))
+    assert (left.image_topic, left.info_topic, left.raw, left.frame) == (
+        "/l/image",
+        "/rig/left/info",
+        True,
+        "left_eye",
+    )
+    assert (front.image_topic, front.raw, front.frame) == ("/f/image/compressed", False, "")
+
+
+@pytest.mark.parametrize(
+    "values, text",
+    [
+        ({"cameras": ["a"]}, r"the model takes 2 cameras \(A, B\), the parameter 'cameras' names 1 \(a\)"),
+        ({"cameras": ["a", "a"]}, "twice"),
+        ({"transports": ["raw"] * 3}, "'transports' has 3 entries for 2 cameras"),
+        ({"image_topics": ["image"]}, "'image_topics' gives two cameras one topic"),
+    ],
+)
+def test_rigs_that_do_not_fit_the_model(values, text):
+    with pytest.raises(ConfigError, match=text):
+        rig_cameras(make_options(values, ""), ("A", "B"))
+
+
+def test_the_page_has_every_parameter_with_its_default_and_range():
+    text = (ROOT / "docs" / "ros.md").read_text()
+    for parameter in PARAMETERS:
+        row = next((line for line in text.splitlines() if line.startswith(f"| `{parameter.name}` |")), "")
+        assert row, parameter.name
+        default, limits = (cell.strip(" `") for cell in row.split(" | ")[1:3])
+        assert str(yaml.safe_load(default)) == str(parameter.default) or float(default) == parameter.default
+        assert limits == (
+            "" if parameter.limits is None else f"{parameter.limits[0]:g} to {parameter.limits[1]:g}"
+        )
+        assert row.split(" | ")[3] == (
+            "live" if parameter.live else "read-only" if parameter.read_only else ""
+        )

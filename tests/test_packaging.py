@@ -1,0 +1,230 @@
+"""The metadata agree with each other, name no ROS package, and install what is needed."""
+
+import configparser
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONSTRAINTS = sorted((ROOT / "constraints").glob("py3.*.txt"))
+
+# Names that belong to ROS. On the Python index they are missing (anyone could register them) or somebody
+# else's; only the pinned `ros-` wheels of constraints/ros-pypi.txt come from there.
+ROS_NAMES = {
+    "ament-index-python", "builtin-interfaces", "cv-bridge", "diagnostic-msgs", "diagnostic-updater",
+    "geometry-msgs", "image-transport", "launch", "launch-ros", "launch-testing", "lifecycle-msgs",
+    "message-filters", "nav-msgs", "rcl-interfaces", "rclpy", "ros2bag", "ros2cli", "rosbag2-py",
+    "rosgraph-msgs", "rosidl-runtime-py", "sensor-msgs", "sensor-msgs-py", "std-msgs", "tf2-geometry-msgs",
+    "tf2-msgs", "tf2-py", "tf2-ros", "vision-msgs", "visualization-msgs",
+}  # fmt: skip
+
+# Not pinned where it cannot be installed: nuscenes-devkit needs numpy < 2, which has no build there.
+WITHOUT_NUSCENES = {"py3.13", "py3.14"}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirement_name(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match, requirement
+    return normalised(match[0])
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """{name: version}; every line must be an exact pin."""
+    pins = {}
+    for line in path.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, separator, version = line.partition("==")
+            assert separator and re.fullmatch(r"[0-9][0-9A-Za-z.]*", version), f"{path.name}: {line!r}"
+            pins[normalised(name)] = version
+    return pins
+
+
+@pytest.fixture(scope="module")
+def package():
+    """The distribution that setup.py describes, read without running a command."""
+    pytest.importorskip("setuptools")  # brings distutils, which Python itself has no more
+    core = importlib.import_module("distutils.core")
+    before = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        return core.run_setup("setup.py", stop_after="init")
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return ElementTree.parse(ROOT / "package.xml").getroot()
+
+
+def all_requirements(package) -> list[str]:
+    extras = [line for lines in package.extras_require.values() for line in lines]
+    return [*package.install_requires, *extras]
+
+
+def test_no_requirement_is_a_ros_name(package):
+    names = {requirement_name(line) for line in all_requirements(package)}
+    assert not names & ROS_NAMES
+    assert not {name for name in names if name.startswith("ros-")}
+
+
+@pytest.mark.parametrize("path", CONSTRAINTS, ids=lambda path: path.stem)
+def test_no_pin_is_a_ros_name(path):
+    names = set(read_pins(path))
+    assert not names & ROS_NAMES
+    assert not {name for name in names if name.startswith("ros-")}
+
+
+def test_package_xml_agrees_with_setup(package, manifest):
+    assert manifest.get("format") == "3"
+    assert manifest.findtext("name") == package.get_name() == "bevnext_ros"
+    assert manifest.findtext("version") == package.get_version()
+    assert manifest.findtext("license") == package.get_license() == "Apache-2.0"
+    assert manifest.findtext("description", "").rstrip(".") == package.get_description()
+    assert manifest.findtext("export/build_type") == "ament_python"
+    assert (ROOT / "LICENSE").read_text().lstrip().startswith("Apache License")
+
+
+def test_package_xml_names_the_ros_packages_that_are_imported(manifest):
+    keys = {element.text for element in manifest.iter() if element.tag.endswith("depend")}
+    assert len(keys) == sum(element.tag.endswith("depend") for element in manifest.iter()), "one key twice"
+    imported = set()
+    pattern = re.compile(r"^\s*(?:import|from)\s+([a-z0-9_]+)", re.MULTILINE)
+    for folder in ("bevnext_ros", "launch"):
+        for path in (ROOT / folder).rglob("*.py"):
+            imported |= set(pattern.findall(path.read_text()))
+    missing = {name for name in imported if normalised(name) in ROS_NAMES and name not in keys}
+    # sensor_msgs_py and the like are only used where they happen to be there
+    assert not missing
+
+
+def test_python_versions(package):
+    assert [path.stem for path in CONSTRAINTS] == [f"py3.{minor}" for minor in range(10, 15)]
+    assert str(package.python_requires) == ">=3.10"
+
+
+@pytest.mark.parametrize("path", CONSTRAINTS, ids=lambda path: path.stem)
+def test_every_direct_requirement_is_pinned(path, package):
+    pins = read_pins(path)
+    wanted = {requirement_name(line) for line in all_requirements(package)} | {"pip", "setuptools"}
+    if path.stem in WITHOUT_NUSCENES:
+        wanted -= {"nuscenes-devkit"}
+        assert "nuscenes-devkit" not in pins
+        assert pins["numpy"].startswith("2.")
+    else:
+        assert pins["numpy"].startswith("1.26.")
+    assert wanted <= set(pins)
+    # both opencv builds write the same files
+    assert "opencv-python" not in pins
+    assert int(pins["setuptools"].split(".")[0]) < 80, "colcon needs setuptools < 80"
+    assert int(pins["pytest"].split(".")[0]) < 9, "the pytest plugins of ROS distributions need pytest < 9"
+
+
+def test_constraints_tell_what_was_not_run():
+    for path in CONSTRAINTS:
+        first = path.read_text().splitlines()[0]
+        assert ("not run" in first) == (path.stem == "py3.14"), path.name
+
+
+def test_configuration_and_launch_files_are_installed(package):
+    installed = {(destination, Path(file)) for destination, files in package.data_files for file in files}
+    for folder in ("config", "launch"):
+        for path in (ROOT / folder).rglob("*"):
+            relative = path.relative_to(ROOT)
+            if path.is_file() and path.suffix != ".pyc":
+                assert (f"share/bevnext_ros/{relative.parent}", relative) in installed
+    assert ("share/bevnext_ros", Path("package.xml")) in installed
+    marker = ("share/ament_index/resource_index/packages", Path("resource/bevnext_ros"))
+    assert marker in installed and (ROOT / marker[1]).is_file()
+
+
+def test_all_sub_packages_are_found(package):
+    for name in ("bevnext_core", "bevnext_ros"):
+        for path in (ROOT / name).rglob("*.py"):
+            folder = path.parent
+            dotted = ".".join(folder.relative_to(ROOT).parts)
+            assert dotted in package.packages, f"{path.relative_to(ROOT)} is in no package (no __init__.py?)"
+    assert {name.split(".")[0] for name in package.packages} <= {"bevnext_core", "bevnext_ros"}
+
+
+def test_compiled_sources_travel(package):
+    declared = set(package.package_data["bevnext_core"])
+    for suffix in (".cpp", ".cu", ".h", ".cuh"):
+        for path in (ROOT / "bevnext_core").rglob(f"*{suffix}"):
+            assert str(path.relative_to(ROOT / "bevnext_core")) in declared
+
+
+def test_executables_go_where_ros2_run_looks(package):
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg")
+    assert config["install"]["install_scripts"] == "$base/lib/bevnext_ros"
+    assert config["develop"]["script_dir"] == "$base/lib/bevnext_ros"
+    scripts = {line.split("=")[0].strip() for line in package.entry_points["console_scripts"]}
+    assert scripts == {"bevnext", "detector_node", "nuscenes_to_bag"}
+
+
+def test_interpreter_of_the_executables(package, tmp_path):
+    """setup.py, in a copy: an environment with torch beside it is named, else PATH decides."""
+
+    def executable(**changes):
+        env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | changes
+        code = (
+            "import setuptools\n"
+            "from distutils.core import run_setup\n"
+            "package = run_setup('setup.py', stop_after='init')\n"
+            "print(package.get_option_dict('build_scripts')['executable'][1])"
+        )
+        command = [sys.executable, "-c", code]
+        result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    (tmp_path / "setup.py").write_text((ROOT / "setup.py").read_text())
+    assert executable() == "/usr/bin/env python3"
+    (tmp_path / ".venv/lib/python3.12/site-packages/torch").mkdir(parents=True)
+    assert executable() == str(tmp_path / ".venv/bin/python")
+    (tmp_path / "other/lib/python3.12/site-packages/torch").mkdir(parents=True)
+    assert executable(VIRTUAL_ENV=str(tmp_path / "other")) == str(tmp_path / "other/bin/python")
+    assert executable(VIRTUAL_ENV=str(tmp_path / "none")) == str(tmp_path / ".venv/bin/python")
+
+
+def test_continuous_integration_runs_the_tests():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert lines[-1].startswith("exec make test")
+
+
+def test_demo_without_a_data_set_says_what_to_give():
+    # without what a surrounding `make test` hands down
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    result = subprocess.run(["make", "demo", "DATAROOT="], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "DATAROOT=" in result.stderr
+    assert result.stdout == ""
+
+
+def test_summary_counts_every_case_once(tmp_path):
+    spec = importlib.util.spec_from_file_location("run_checks", ROOT / "scripts" / "run_checks.py")
+    run_checks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run_checks)
+    report = tmp_path / "pytest.xml"
+    report.write_text(
+        "<testsuites><testsuite>"
+        "<testcase name='a'/><testcase name='b'/><testcase name='c'><failure/></testcase>"
+        "<testcase name='d'><error/></testcase><testcase name='e'><skipped/></testcase>"
+        "<testcase name='f'><failure/><error/></testcase>"
+        "</testsuite></testsuites>"
+    )
+    assert run_checks.read_report(report) == (2, 3, 1)

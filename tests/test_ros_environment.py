@@ -1,0 +1,528 @@
+"""ROS without a distribution: what is installed, the messages that are built, colcon.
+
+What needs no rclpy runs everywhere: the pins, the message definitions, the decisions of the set-up.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+ROOT = Path(__file__).resolve().parents[1]
+PINS = ROOT / "constraints" / "ros-pypi.txt"
+MESSAGES = sorted((ROOT / "ros_msgs").glob("*/msg/*.msg"))
+PROFILE = ROOT / "config" / "fastdds_shm.xml"
+
+# What ROS needs and is not ROS's own. A new name here deserves a look: whose package is it?
+TOOLS = {
+    "catkin-pkg", "cmake", "coverage", "distlib", "docutils", "empy", "lark-parser", "pyparsing",
+    "pytest-cov", "pytest-repeat", "pytest-rerunfailures", "python-dateutil", "tzdata",
+}  # fmt: skip
+
+# The hashes that a distribution's own packages carry.
+OFFICIAL_HASHES = {
+    "vision_msgs/msg/Detection3DArray": (
+        "RIHS01_793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018"
+    ),
+    "tf2_msgs/msg/TFMessage": "RIHS01_e369d0f05a23ae52508854b66f6aa0437f3449d652e8cbf22d5abe85d020f087",
+}
+
+
+def load_script(name):
+    """A module of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def needs_rclpy():
+    pytest.importorskip("rclpy", reason="rclpy is not installed: a ROS distribution, or `make setup`")
+
+
+def needs_index_packages():
+    """colcon and rclpy from the Python index, in a virtual environment of their own."""
+    needs_rclpy()
+    generators = Path(sys.prefix) / "share" / "rosidl_default_generators"
+    if os.environ.get("ROS_DISTRO") or not generators.is_dir():
+        pytest.skip("ROS is not from the Python index here")
+
+
+# --- pins ------------------------------------------------------------------------------------------------
+
+
+def pinned_blocks():
+    """(name, version, marker, hashes) of every entry of constraints/ros-pypi.txt."""
+    text = "\n".join(line for line in PINS.read_text().splitlines() if not line.startswith("#"))
+    entries = []
+    for block in re.split(r"\n(?=\S)", text.strip()):
+        first, *hashes = block.split(" \\\n")
+        match = re.fullmatch(r"([a-z0-9-]+)==([0-9][0-9a-z.]*)(?: ; (.+))?", first)
+        assert match, f"not an exact pin: {first!r}"
+        entries.append((match[1], match[2], match[3], [line.strip() for line in hashes]))
+    return entries
+
+
+def test_every_pin_is_exact_and_has_hashes():
+    entries = pinned_blocks()
+    assert len(entries) > 50
+    for name, _, _, hashes in entries:
+        assert hashes, f"{name} has no hash: pip would refuse the whole file"
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", line) for line in hashes), name
+
+
+def test_ros_names_have_their_prefix():
+    """`rclpy` and the like are missing on the Python index, or somebody else's."""
+    for name, _, _, _ in pinned_blocks():
+        assert name.startswith(("ros-", "colcon-")) or name in TOOLS, name
+
+
+def test_nothing_is_pinned_twice_for_one_python():
+    for base in (ROOT / "constraints").glob("py3.*.txt"):
+        version = base.stem[2:]
+        listed = {line.partition("==")[0] for line in base.read_text().splitlines()}
+        chosen = []
+        for name, _, marker, _ in pinned_blocks():
+            match = re.fullmatch(r'python_version (<=|>=) "3\.(\d+)"', marker) if marker else None
+            assert bool(match) == bool(marker), f"{name}: unknown marker {marker}"
+            minor = int(version.split(".")[1])
+            if not match or (minor <= int(match[2]) if match[1] == "<=" else minor >= int(match[2])):
+                chosen.append(name)
+        assert len(chosen) == len(set(chosen))
+        assert not listed & set(chosen), base.name
+
+
+def test_only_the_pinned_files_are_installed():
+    """Every `pip install` of the project names a constraints file or a version."""
+    setup = (ROOT / "scripts" / "setup_environment.py").read_text()
+    calls = re.findall(r"\bpip_install\((.*?)\n?\s*what=", setup, re.DOTALL)
+    assert len(calls) == 3
+    assert sum("--require-hashes" in call and "--no-deps" in call for call in calls) == 1
+    assert sum('"-c", CONSTRAINTS' in call for call in calls) == 1
+    assert sum("*tools" in call for call in calls) == 1 and "{name}=={pinned[name]}" in setup
+    for path in [ROOT / "Makefile", ROOT / ".ci" / "run", *(ROOT / "scripts").glob("*.py")]:
+        if path.name != "setup_environment.py":
+            assert "pip install" not in path.read_text().replace("uv pip", ""), path.name
+
+
+# --- decisions of the set-up -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def setup(monkeypatch, tmp_path):
+    """scripts/setup_environment.py, working in an empty folder; pip and commands are recorded, not run."""
+    module = load_script("setup_environment")
+    module.calls = []
+    monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(module, "VENV_PYTHON", tmp_path / ".venv" / "bin" / "python")
+    (tmp_path / ".venv").mkdir()
+    monkeypatch.setattr(module, "pip_install", lambda *arguments, what: module.calls.append(arguments))
+    monkeypatch.setattr(module, "run", lambda command, what, env=None: module.calls.append(command))
+    monkeypatch.setattr(module, "self_check", lambda: None)
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
+    return module
+
+
+def pretend(monkeypatch, setup, machine="x86_64", system="linux", libc=("glibc", "2.36"), missing=None):
+    monkeypatch.setattr(setup.platform, "machine", lambda: machine)
+    monkeypatch.setattr(setup.platform, "libc_ver", lambda: libc)
+    monkeypatch.setattr(setup.sys, "platform", system)
+    monkeypatch.setattr(setup.build_ros_msgs, "missing_tools", lambda: missing)
+
+
+def test_without_a_distribution_the_pinned_wheels_are_installed_once(monkeypatch, setup):
+    pretend(monkeypatch, setup)
+    setup.setup_ros()
+    assert len(setup.calls) == 2
+    assert "--require-hashes" in setup.calls[0] and setup.ROS_PINS in setup.calls[0]
+    assert str(setup.calls[1][1]).endswith("build_ros_msgs.py")
+    setup.setup_ros()
+    assert len(setup.calls) == 2, "a repeat must do nothing"
+    monkeypatch.setattr(setup, "ROS_PINS", ROOT / "constraints" / "py3.11.txt")
+    setup.setup_ros()
+    assert len(setup.calls) == 4, "other pins must be installed"
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"machine": "aarch64"},
+        {"system": "darwin"},
+        {"libc": ("glibc", "2.27")},
+        {"libc": ("", "")},
+        {"missing": "no compiler `c++`: on Debian and Ubuntu `apt install g++`"},
+    ],
+    ids=["aarch64", "macOS", "old glibc", "musl", "no compiler"],
+)
+def test_where_the_wheels_cannot_be_used_ros_is_skipped_with_one_line(monkeypatch, setup, capsys, machine):
+    pretend(monkeypatch, setup, **machine)
+    setup.setup_ros()
+    assert not setup.calls
+    out = capsys.readouterr().out
+    assert out.startswith("setup: ROS is skipped") and out.count("\n") == 1
+    assert "no compiler" in out or "Python index" in out
+
+
+def test_with_a_distribution_nothing_is_installed(monkeypatch, setup, capsys):
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    pretend(monkeypatch, setup)
+    setup.VENV_PYTHON.parent.mkdir()
+    setup.VENV_PYTHON.write_text("#!/bin/sh\nexit 0\n")
+    setup.VENV_PYTHON.chmod(0o755)
+    setup.setup_ros()
+    assert not setup.calls and (setup.VENV / ".ros").is_file()
+    # another distribution: looked at again, and what is missing is said
+    monkeypatch.setenv("ROS_DISTRO", "kilted")
+    setup.VENV_PYTHON.write_text('#!/bin/sh\n[ "$2" != "import vision_msgs.msg" ]\n')
+    with pytest.raises(setup.SetupError, match=r"vision_msgs of ROS kilted.*rosdep install.*PYTHON="):
+        setup.setup_ros()
+    assert not setup.calls and not (setup.VENV / ".ros").exists()
+
+
+@pytest.mark.parametrize("distribution", ["", "jazzy"])
+def test_the_environment_sees_the_system_only_with_a_distribution(monkeypatch, setup, distribution):
+    monkeypatch.setenv("ROS_DISTRO", distribution)
+    system = "true" if distribution else "false"
+    other = "false" if distribution else "true"
+    setup.VENV_PYTHON.parent.mkdir()
+    setup.VENV_PYTHON.touch()
+    (setup.VENV / "bin" / "pip").touch()
+    version = ".".join(map(str, sys.version_info[:3]))
+    config = setup.VENV / "pyvenv.cfg"
+    config.write_text(f"home = /usr/bin\ninclude-system-site-packages = {system}\nversion = {version}\n")
+    assert setup.venv_fits()
+    (setup.VENV / "bin" / "pip").unlink()
+    assert not setup.venv_fits(), "an interrupted creation"
+    (setup.VENV / "bin" / "pip").touch()
+    config.write_text(config.read_text().replace(version, "3.9.1"))
+    assert not setup.venv_fits()
+    config.write_text(f"home = /usr/bin\ninclude-system-site-packages = {other}\nversion = {version}\n")
+    assert not setup.venv_fits()
+    made = []
+
+    class Builder:
+        def __init__(self, **options):
+            made.append(options["system_site_packages"])
+
+        def create(self, folder):
+            made.append(folder)
+
+    import venv
+
+    monkeypatch.setattr(venv, "EnvBuilder", Builder)
+    setup.create_venv()
+    assert made == [bool(distribution), setup.VENV]
+
+
+def test_an_unsupported_python_is_named(monkeypatch, setup, tmp_path):
+    monkeypatch.setattr(setup, "CONSTRAINTS", ROOT / "constraints" / "py3.9.txt")
+    with pytest.raises(setup.SetupError, match=r"is not supported, only 3\.10, 3\.11, .*PYTHON="):
+        setup.setup_base()
+    assert not setup.calls
+
+
+# --- messages --------------------------------------------------------------------------------------------
+
+
+def message_name(path):
+    return f"{path.parents[1].name}/msg/{path.stem}"
+
+
+@pytest.fixture(scope="module")
+def typestore():
+    """The standard messages, and the repository's own definitions of the others."""
+    store = get_typestore(Stores.ROS2_KILTED)
+    official_tf = store.hash_rihs01("tf2_msgs/msg/TFMessage")
+    assert official_tf == OFFICIAL_HASHES["tf2_msgs/msg/TFMessage"]
+    types = {}
+    for path in MESSAGES:
+        types |= get_types_from_msg(path.read_text(), message_name(path))
+    types.pop("tf2_msgs/msg/TFMessage")
+    store.register(types)
+    return store
+
+
+def test_message_definitions_have_the_official_hashes(typestore):
+    assert {message_name(path) for path in MESSAGES} == {
+        "tf2_msgs/msg/TFMessage",
+        "vision_msgs/msg/BoundingBox3D",
+        "vision_msgs/msg/Detection3D",
+        "vision_msgs/msg/Detection3DArray",
+        "vision_msgs/msg/ObjectHypothesis",
+        "vision_msgs/msg/ObjectHypothesisWithPose",
+    }
+    # the array's hash covers the four others
+    name = "vision_msgs/msg/Detection3DArray"
+    assert typestore.hash_rihs01(name) == OFFICIAL_HASHES[name]
+    transforms = (ROOT / "ros_msgs" / "tf2_msgs" / "msg" / "TFMessage.msg").read_text()
+    types = get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage")
+    assert types["tf2_msgs/msg/TFMessage"] == typestore.fielddefs["tf2_msgs/msg/TFMessage"]
+
+
+def test_colcon_does_not_see_the_messages():
+    """In a workspace they would shadow a distribution's own packages."""
+    assert (ROOT / "ros_msgs" / "COLCON_IGNORE").is_file()
+    for package in {path.parents[1] for path in MESSAGES}:
+        manifest = ElementTree.parse(package / "package.xml").getroot()
+        assert manifest.findtext("name") == package.name
+        listed = set(re.findall(r'"(msg/\w+\.msg)"', (package / "CMakeLists.txt").read_text()))
+        assert listed == {f"msg/{path.name}" for path in package.glob("msg/*.msg")}
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("path", MESSAGES, ids=lambda path: path.stem)
+def test_installed_messages_have_the_hash_that_rosbags_computes(path, typestore):
+    needs_rclpy()
+    name = message_name(path)
+    package, _, message = name.split("/")
+    spec = importlib.util.find_spec(package)
+    assert spec, f"{package} is not installed"
+    for prefix in Path(spec.origin).parents:
+        description = prefix / "share" / package / "msg" / f"{message}.json"
+        if description.is_file():
+            break
+    else:
+        pytest.skip(f"{package} was built without type descriptions (before Iron)")
+    entries = json.loads(description.read_text())["type_hashes"]
+    (installed,) = [entry["hash_string"] for entry in entries if entry["type_name"] == name]
+    assert installed == typestore.hash_rihs01(name)
+
+
+@pytest.mark.ros
+def test_every_installed_ros_package_has_what_it_asks_for():
+    needs_index_packages()
+    requirements = pytest.importorskip("packaging.requirements")
+    for distribution in importlib.metadata.distributions():
+        if not distribution.metadata["Name"].lower().startswith("ros"):
+            continue
+        for line in distribution.requires or []:
+            requirement = requirements.Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                version = importlib.metadata.version(requirement.name)
+                assert requirement.specifier.contains(version, prereleases=True), f"{line} has {version}"
+
+
+# --- DDS -------------------------------------------------------------------------------------------------
+
+
+def test_shared_memory_profile():
+    root = ElementTree.parse(PROFILE).getroot()
+    for element in root.iter():
+        element.tag = element.tag.partition("}")[2]
+    transports = {element.findtext("transport_id"): element for element in root.iter("transport_descriptor")}
+    kinds = {name: element.findtext("type") for name, element in transports.items()}
+    assert sorted(kinds.values()) == ["SHM", "UDPv4"]
+    memory = next(element for element in transports.values() if element.findtext("type") == "SHM")
+    assert int(memory.findtext("segment_size")) == 128 * 2**20
+    assert int(memory.findtext("maxMessageSize")) == 8 * 2**20
+    participant = root.find("participant")
+    assert participant.get("is_default_profile") == "true"
+    assert {element.text for element in participant.iter("transport_id")} == set(kinds)
+
+
+@pytest.mark.ros
+def test_self_check():
+    needs_rclpy()
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "ros_self_check.py"], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("ROS environment works: ")
+
+
+@pytest.mark.ros
+def test_self_check_without_ros_is_one_line():
+    needs_rclpy()
+    result = subprocess.run(
+        # -S: no site packages, hence no rclpy
+        [sys.executable, "-S", ROOT / "scripts" / "ros_self_check.py"],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("ROS environment does not work: ") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.ros
+def test_shared_memory_profile_is_used(tmp_path):
+    """With the profile, a publishing process maps a shared-memory segment of at least 128 MB."""
+    needs_rclpy()
+    if "rmw_fastrtps" not in os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps"):
+        pytest.skip("another DDS implementation is chosen")
+
+    def largest_segment(**settings):
+        env = os.environ | {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), **settings}
+        sender = subprocess.Popen(
+            [sys.executable, ROOT / "scripts" / "ros_self_check.py", "--publish"], env=env
+        )
+        try:
+            largest, end = 0, time.monotonic() + 20
+            while time.monotonic() < end and not largest:
+                time.sleep(0.3)
+                for line in Path(f"/proc/{sender.pid}/maps").read_text().splitlines():
+                    if re.search(r"/dev/shm/fastdds_[0-9a-f]+$", line):
+                        low, high = (int(part, 16) for part in line.split()[0].split("-"))
+                        largest = max(largest, high - low)
+            return largest
+        finally:
+            sender.terminate()
+            sender.wait(timeout=20)
+
+    assert 0 < largest_segment() < 16 * 2**20
+    assert largest_segment(FASTDDS_DEFAULT_PROFILES_FILE=str(PROFILE)) >= 128 * 2**20
+
+
+@pytest.mark.ros
+def test_type_hashes_on_the_wire(typestore, tmp_path):
+    """What other nodes are told, in a process of its own (rclpy starts DDS threads)."""
+    needs_rclpy()
+    code = (
+        "import sys, time, rclpy\n"
+        "from vision_msgs.msg import Detection3DArray\n"
+        "from tf2_msgs.msg import TFMessage\n"
+        "rclpy.init()\n"
+        "node = rclpy.create_node('hashes')\n"
+        "for kind in (Detection3DArray, TFMessage):\n"
+        "    publisher = node.create_publisher(kind, kind.__name__, 1)\n"
+        "    for _ in range(100):\n"
+        "        infos = node.get_publishers_info_by_topic(kind.__name__)\n"
+        "        if infos: break\n"
+        "        time.sleep(0.05)\n"
+        "    print(infos[0].topic_type, getattr(infos[0], 'topic_type_hash', None))\n"
+        "rclpy.shutdown()\n"
+    )
+    env = os.environ | {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    told = dict(line.split() for line in result.stdout.splitlines()[-2:])
+    if set(told.values()) == {"None"}:
+        pytest.skip("this distribution has no type hashes (before Iron)")
+    assert told == OFFICIAL_HASHES
+
+
+# --- colcon ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A copy of the repository with a link to this environment, built by colcon."""
+    needs_index_packages()
+    folder = tmp_path_factory.mktemp("workspace") / "bevnext_ros"
+
+    def left_out(path, names):
+        """Builds, environments and results of the top level; caches everywhere."""
+        top = {"build", "dist", "install", "log", "demo", "runs", ".git", ".venv"} & set(names)
+        caches = {name for name in names if name == "__pycache__" or name.endswith("_cache")}
+        return caches | top if Path(path) == ROOT else caches
+
+    shutil.copytree(ROOT, folder, ignore=left_out)
+    (folder / ".venv").symlink_to(sys.prefix)
+    colcon(folder, "build")
+    return folder
+
+
+def colcon(folder, *arguments, code=0):
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("COLCON_", "PYTEST_"))}
+    env.pop("VIRTUAL_ENV", None)
+    result = subprocess.run(
+        [sys.executable, "-m", "colcon", *arguments], cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.ros
+def test_colcon_builds_this_package_only(workspace):
+    packages = colcon(workspace, "list", "--names-only").split()
+    assert packages == ["bevnext_ros"]
+    installed = workspace / "install" / "bevnext_ros"
+    assert (installed / "share/ament_index/resource_index/packages/bevnext_ros").is_file()
+    for folder in ("config", "launch"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                assert (installed / "share" / "bevnext_ros" / path.relative_to(ROOT)).is_file()
+    (packages_folder,) = installed.glob("lib/python3*/site-packages")
+    for name in ("bevnext_core", "bevnext_ros"):
+        for path in (ROOT / name).rglob("*.py"):
+            assert (packages_folder / path.relative_to(ROOT)).is_file()
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("link", [False, True], ids=["copied", "symlink-install"])
+def test_installed_executables_use_the_environment_with_torch(workspace, link):
+    """Whatever Python colcon itself runs on: nothing is activated, PATH has no such Python."""
+    if link:
+        shutil.rmtree(workspace / "install")
+        shutil.rmtree(workspace / "build")
+        colcon(workspace, "build", "--symlink-install")
+    installed = workspace / "install" / "bevnext_ros"
+    executables = {path.name: path for path in (installed / "lib" / "bevnext_ros").iterdir()}
+    assert set(executables) >= {"bevnext", "detector_node", "nuscenes_to_bag"}
+    for path in executables.values():
+        interpreter = path.read_text().splitlines()[0].removeprefix("#!")
+        assert interpreter == str(workspace / ".venv" / "bin" / "python")
+        assert os.access(path, os.X_OK)
+    result = subprocess.run(
+        [interpreter, "-c", "import torch, sys; print(sys.prefix)"],
+        env={"PATH": "/usr/bin:/bin"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.ros
+def test_colcon_test_runs_the_tests(workspace):
+    """`colcon test` finds nothing and succeeds where a package does not declare pytest: count them."""
+    tests = ["--pytest-args", "tests/test_packaging.py"]
+    colcon(workspace, "test", "--return-code-on-test-failure", *tests)
+    summary = colcon(workspace, "test-result").splitlines()[-1]
+    counts = re.fullmatch(r"Summary: (\d+) tests, 0 errors, 0 failures, \d+ skipped", summary)
+    assert counts and int(counts[1]) >= 20, summary
+    # and it can fail
+    failing = workspace / "tests" / "test_fails.py"
+    failing.write_text("def test_fails():\n    assert False\n")
+    colcon(workspace, "test", "--return-code-on-test-failure", "--pytest-args", "tests/test_fails.py", code=1)
+    failing.unlink()
+    assert "1 failure" in colcon(workspace, "test-result", code=1)
+
+
+@pytest.mark.ros
+def test_node_without_torch_ends_with_one_line(tmp_path):
+    """As when colcon's own Python starts it: the line names that Python and what to do."""
+    needs_rclpy()
+    if not (ROOT / "bevnext_ros" / "main.py").is_file():
+        pytest.skip("there is no node yet")
+    (tmp_path / "torch.py").write_text("raise ImportError(\"No module named 'torch'\")\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, "-c", "import sys; from bevnext_ros.main import main; sys.exit(main())"],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert sys.executable in lines[0] and "torch" in lines[0] and "make setup" in lines[0]
