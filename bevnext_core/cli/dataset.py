@@ -8,9 +8,14 @@ from pathlib import Path
 from bevnext_core.errors import BevnextError
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--dataroot`` and ``--version``."""
-    parser.add_argument("--dataroot", required=True, metavar="DIR", help="folder of the nuScenes data set")
+def add_dataset_arguments(parser: argparse.ArgumentParser, or_bag: str = "") -> None:
+    """``--dataroot`` and ``--version``; with ``or_bag`` (its help) also ``--bag`` in place of the data set."""
+    if or_bag:
+        source = parser.add_mutually_exclusive_group(required=True)
+        source.add_argument("--dataroot", metavar="DIR", help="folder of the nuScenes data set")
+        source.add_argument("--bag", metavar="BAG", help=or_bag)
+    else:
+        parser.add_argument("--dataroot", required=True, metavar="DIR", help="folder of the nuScenes data set")
     parser.add_argument(
         "--version", default="v1.0-mini", help="its tables, e.g. v1.0-trainval (default: %(default)s)"
     )

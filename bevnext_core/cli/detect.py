@@ -1,8 +1,9 @@
-"""``bevnext detect``: a nuScenes data set in; submission, pictures and videos out."""
+"""``bevnext detect``: a nuScenes data set or a bag in; submission or bag, pictures and videos out."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,7 +46,8 @@ class DetectSummary:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    add_dataset_arguments(parser)
+    add_dataset_arguments(parser, or_bag="a ROS 2 bag with images, CameraInfo and TF, in place of a data set")
+    parser.add_argument("--params", metavar="FILE", help="with --bag: the node's parameter file")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--scene", action="append", metavar="NAME", help="only this scene (may be repeated)")
     which.add_argument("--split", metavar="NAME", help="only this split, e.g. mini_val (default: all scenes)")
@@ -61,21 +63,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)"
     )
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s"
+        "--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32"
     )
     parser.add_argument(
         "--crf-canvas",
         choices=("own", "key"),
-        default="own",
+        default=None,
         help="image that refines a past frame's depth: its own, or the present one as published and slower "
-        "(default: %(default)s)",
+        "(default: own)",
     )
     parser.add_argument(
         "--camera-params",
         choices=("own", "key"),
-        default="own",
+        default=None,
         help="camera parameters of a past frame: of its own instant, or the present one's as published and "
-        "slower (default: %(default)s)",
+        "slower (default: own)",
     )
     parser.add_argument("--no-pictures", action="store_true", help="write the submission only")
     parser.add_argument(
@@ -92,10 +94,12 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.score_threshold <= 1:
         raise BevnextError(f"--score-threshold must be between 0 and 1, got {args.score_threshold:g}")
+    if args.bag:
+        return _detect_in_bag(args)
+    if args.params:
+        raise BevnextError("--params goes with --bag; a data set needs no parameter file")
     out = output_folder(args.out, args.force)
-    options = DetectorOptions(
-        crf_canvas=args.crf_canvas, camera_params=args.camera_params, precision=args.precision
-    )
+    options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(
         args.checkpoint, device=args.device or _default_device(), options=options
     )
@@ -122,6 +126,31 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _detector_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The detector's options that were given on the command line."""
+    given = {name: getattr(args, name) for name in ("crf_canvas", "camera_params", "precision")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _detect_in_bag(args: argparse.Namespace) -> int:
+    chosen = [name for name in ("scene", "split", "sweeps") if getattr(args, name)]
+    if chosen:
+        raise BevnextError(f"--{chosen[0]} chooses from a data set; a bag is taken as a whole")
+    output_folder(args.out, args.force)
+    # By name: the core does not import the ROS package, the command line joins the two.
+    bags = importlib.import_module("bevnext_ros.bag_detect")
+    return bags.run_detect_bag(
+        args.bag,
+        args.checkpoint,
+        args.out,
+        params=args.params,
+        device=args.device or "auto",
+        overrides=_detector_overrides(args),
+        pictures=not args.no_pictures,
+        picture_threshold=args.score_threshold,
+    )
 
 
 def _default_device() -> str:

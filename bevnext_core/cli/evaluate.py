@@ -1,8 +1,9 @@
-"""``bevnext evaluate``: the official nuScenes score of a submission."""
+"""``bevnext evaluate``: the official nuScenes score of a submission, or of detections recorded in a bag."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 
 from bevnext_core.cli.dataset import add_dataset_arguments
 
@@ -13,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eval-set", required=True, metavar="SPLIT", help="split to score, e.g. mini_val or val"
     )
-    parser.add_argument(
-        "--submission", required=True, metavar="FILE", help="submission.json of bevnext detect"
-    )
+    results = parser.add_mutually_exclusive_group(required=True)
+    results.add_argument("--submission", metavar="FILE", help="submission.json of bevnext detect")
+    results.add_argument("--bag", metavar="BAG", help="recorded detections of the node, or of detect --bag")
     parser.add_argument(
         "--scene",
         action="append",
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score and print the table. Raises DatasetError, SubmissionError."""
+    if args.bag:
+        # By name: the core does not import the ROS package, the command line joins the two.
+        bags = importlib.import_module("bevnext_ros.bag_evaluate")
+        return bags.run_evaluate_bag(
+            args.bag, args.dataroot, args.version, args.eval_set, scenes=args.scene, out=args.out
+        )
     from bevnext_core.datasets.nuscenes_tables import load_tables
     from bevnext_core.evaluation import evaluate, format_table, write_evaluation
     from bevnext_core.submission import read_submission

@@ -38,6 +38,8 @@ COMMANDS: dict[str, Command] = {
         "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
     ),
     "benchmark": Command("bevnext_core.benchmark", "measure time and memory of the network"),
+    "nuscenes-to-bag": Command("bevnext_ros.nuscenes_to_bag", "convert nuScenes scenes to ROS 2 bags"),
+    "play": Command("bevnext_ros.play", "publish a recorded bag through ROS 2"),
 }
 
 
