@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from bevnext_core.errors import ConfigError
 
@@ -69,7 +70,11 @@ def join_processes(device: str = "auto") -> Processes:
             raise ConfigError(f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are there")
         torch.cuda.set_device(local)
     if count > 1:
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        # torchrun's store may outlive a restart of the group: without a prefix of its own, a restarted process
+        # can read the address of a dead one.
+        store, rank, size = next(rendezvous("env://"))
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     return Processes(
         int(os.environ.get("RANK", 0)),
         local,
