@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bevnext_core.boxes import from_bottom_center
+from bevnext_core.classes import CLASSES
+from bevnext_core.config import PUBLISHED_TASKS
 from bevnext_core.decode import BoxSet, boxes_from_maps
 from bevnext_core.network import crf as crf_module
 from bevnext_core.network.bevnext import BEVNeXt
@@ -66,6 +68,7 @@ def compare_boxes(found: BoxSet, arrays: dict[str, np.ndarray], margin: float = 
     stored = from_bottom_center(arrays["final.boxes"])
     labels, scores = arrays["final.labels"], arrays["final.scores"]
     excused: list[str] = []
+    turned: list[str] = []
     unmatched_found = set(range(len(found.scores)))
     for index in range(len(stored)):
         candidates = [i for i in unmatched_found if found.labels[i] == labels[index]]
@@ -75,19 +78,62 @@ def compare_boxes(found: BoxSet, arrays: dict[str, np.ndarray], margin: float = 
             match = candidates[best]
             assert abs(float(found.scores[match] - scores[index])) <= 5e-4
             unmatched_found.discard(match)
+        elif best >= 0 and _only_yaw_differs(found.boxes[candidates[best]], stored[index]):
+            unmatched_found.discard(candidates[best])
+            turned.append(f"yaw {labels[index]} {scores[index]:.4f} off by {distances[best]:.4f}")
         else:
             excused.append(f"missing {labels[index]} {scores[index]:.4f} {stored[index].round(3).tolist()}")
     excused += [f"extra {found.labels[i]} {found.scores[i]:.4f}" for i in sorted(unmatched_found)]
     for entry in excused:
-        score = float(entry.split()[2])
+        label, score = int(entry.split()[1]), float(entry.split()[2])
         near_threshold = abs(score - 0.1) < margin
-        assert near_threshold or _close_decision(arrays, margin), f"{entry}: no close decision explains it"
+        close = near_threshold or _close_suppression(arrays["nms"], label, margin)  # type: ignore[arg-type]
+        assert close, f"{entry}: no close decision explains it"
+    excused += turned
     assert len(excused) <= 0.01 * len(stored), excused
     return excused
 
 
-def _close_decision(arrays: dict[str, np.ndarray], margin: float) -> bool:
-    return any(entry["min_margin"] < margin for entry in arrays["nms"])  # type: ignore[index]
+def _only_yaw_differs(found: np.ndarray, stored: np.ndarray) -> bool:
+    """The same box but for a yaw that is up to 0.01 rad off: the angle of a short (sin, cos) vector magnifies
+    rounding. Named and counted as an excuse; beyond the 2e-3 that all other values keep."""
+    difference = np.abs(found - stored)
+    return bool(np.delete(difference, 6).max() <= 2e-3 and difference[6] <= 1e-2)
+
+
+def _close_suppression(log: list[dict], label: int, margin: float) -> bool:
+    """Whether the suppression of this label's own task had a decision near its threshold.
+
+    The log has the rotated tasks in order; nothing is stored for circle suppression. (The distance to the
+    500th score is no excuse here: no task of the reference has that many candidates.)
+    """
+    rotated = [task for task in PUBLISHED_TASKS if task.nms == "rotated"]
+    assert len(log) == len(rotated)
+    name = CLASSES[label]
+    return any(name in task.classes and entry["min_margin"] < margin for task, entry in zip(rotated, log))
+
+
+def test_only_close_decisions_excuse_a_box() -> None:
+    """A box that is missing, moved or extra fails the comparison, unless its own task had a close decision."""
+    arrays, description = load_reference(BUNDLED, "small_stage2")
+    boxes, labels, scores = (arrays[f"final.{k}"] for k in ("boxes", "labels", "scores"))
+    log = description["nms"]
+
+    def compare(keep: np.ndarray, entries: list[dict]) -> list[str]:
+        found = BoxSet(from_bottom_center(boxes[keep]), scores[keep], labels[keep])
+        return compare_boxes(found, {**arrays, "nms": entries})  # type: ignore[dict-item]
+
+    everything = np.arange(len(labels))
+    assert compare(everything, log) == []
+    clear, close = ([{**entry, "min_margin": m} for entry in log] for m in (0.01, 1e-4))
+    car = int(np.flatnonzero((labels == 0) & (scores > 0.2))[0])
+    with pytest.raises(AssertionError, match="no close decision"):
+        compare(np.delete(everything, car), clear)
+    with pytest.raises(AssertionError, match="no close decision"):
+        compare(np.delete(everything, car), [clear[0], *close[1:]])  # close, but in other tasks
+    assert len(compare(np.delete(everything, car), [close[0], *clear[1:]])) == 1
+    with pytest.raises(AssertionError):
+        compare(everything[:-6], close)  # more than one in a hundred
 
 
 def check(folder: Path, variant: str) -> None:
