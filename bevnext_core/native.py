@@ -87,7 +87,7 @@ def load(source: str | Path, *, tuned: bool = True, flags: Sequence[str] = ()) -
     return _load(str(Path(source).resolve()), tuned, tuple(flags))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _load(source: str, tuned: bool, flags: tuple[str, ...]) -> ctypes.CDLL:
     path = Path(source)
     command = compiler()
