@@ -85,27 +85,36 @@ def boxes_from_nuscenes(
     rotations: np.ndarray,
     velocities: np.ndarray,
     ego_from_global: np.ndarray,
+    *,
+    undo_submission: bool = False,
 ) -> np.ndarray:
     """nuScenes geometry in the global frame -> boxes ``[M, 9]`` in the ego frame.
+
+    A box has one angle and a planar velocity, so a tilted ego loses something: as published, the heading and
+    the velocity ``(vx, vy, 0)`` are rotated in space and their first two components kept.
 
     Args:
         translations: ``[M, 3]`` metres; ``sizes``: ``[M, 3]`` width, length, height;
         rotations: ``[M, 4]`` quaternions (w, x, y, z); velocities: ``[M, 2]`` or ``[M, 3]`` m/s, NaN allowed.
         ego_from_global: ``[4, 4]``.
+        undo_submission: the boxes that :func:`nuscenes_from_boxes` turns into exactly these headings and
+            planar velocities, under a tilted ego too (at 2 degrees they differ by up to 6e-4 of a radian or
+            of the speed).
     """
     ego_from_global = np.asarray(ego_from_global, np.float64)
     rotation = ego_from_global[:3, :3]
+    planar = np.linalg.inv(rotation.T[:2, :2]) if undo_submission else rotation[:2, :2]
     translations = np.asarray(translations, np.float64).reshape(-1, 3)
     boxes = np.zeros((len(translations), 9))
     boxes[:, :3] = translations @ rotation.T + ego_from_global[:3, 3]
     boxes[:, 3:6] = np.asarray(sizes, np.float64).reshape(-1, 3)[:, [1, 0, 2]]
     for i, q in enumerate(np.asarray(rotations, np.float64).reshape(-1, 4)):
-        boxes[i, 6] = yaw_of_rotation(rotation @ Quaternion(q).rotation_matrix)
+        heading = Quaternion(q).rotation_matrix[:, 0]
+        x, y = planar @ heading[:2] if undo_submission else (rotation @ heading)[:2]
+        boxes[i, 6] = np.arctan2(y, x)
     if len(translations):
         velocities = np.asarray(velocities, np.float64).reshape(len(translations), -1)
-        spatial = np.zeros((len(velocities), 3))
-        spatial[:, :2] = velocities[:, :2]
-        boxes[:, 7:9] = (spatial @ rotation.T)[:, :2]
+        boxes[:, 7:9] = velocities[:, :2] @ planar.T
     return boxes
 
 

@@ -103,12 +103,17 @@ def test_round_trip_with_a_tilted_ego_differs_only_in_the_order_of_the_tilt_squa
     np.testing.assert_allclose(back[:, :6], boxes[:, :6], atol=1e-9)
     assert np.abs(wrap_angle(back[:, 6] - boxes[:, 6])).max() < tilt**2
     assert np.abs(back[:, 7:] - boxes[:, 7:]).max() < 10 * tilt**2
+    exact = round_trip(boxes, pose, undo_submission=True)
+    np.testing.assert_allclose(
+        exact[:, [0, 1, 2, 3, 4, 5, 7, 8]], boxes[:, [0, 1, 2, 3, 4, 5, 7, 8]], atol=1e-9
+    )
+    assert np.abs(wrap_angle(exact[:, 6] - boxes[:, 6])).max() < 1e-9
 
 
-def round_trip(boxes: np.ndarray, global_from_ego: np.ndarray) -> np.ndarray:
+def round_trip(boxes: np.ndarray, global_from_ego: np.ndarray, **options: bool) -> np.ndarray:
     records = nuscenes_from_boxes(boxes, global_from_ego)
     columns = [[record[key] for record in records] for key in ("translation", "size", "rotation", "velocity")]
-    return boxes_from_nuscenes(*columns, invert_rigid(global_from_ego))
+    return boxes_from_nuscenes(*columns, invert_rigid(global_from_ego), **options)
 
 
 def test_moving_boxes_to_another_frame_equals_going_through_the_global_frame() -> None:

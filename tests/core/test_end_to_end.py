@@ -56,11 +56,17 @@ def errors(tensors: dict[str, Tensor], arrays: dict[str, np.ndarray], descriptio
     return result
 
 
-def compare_boxes(found: BoxSet, arrays: dict[str, np.ndarray], margin: float = 2e-3) -> list[str]:
+def compare_boxes(
+    found: BoxSet,
+    arrays: dict[str, np.ndarray],
+    maps: list[dict[str, Tensor]] | None = None,
+    margin: float = 2e-3,
+) -> list[str]:
     """Compare as sets: same label, nearest box within 2e-3, scores within 5e-4.
 
     A box may be missing or extra only where a decision was close: a score near the threshold or near the
-    500th candidate's, or a suppression decision whose IoU was near its threshold.
+    500th candidate's, or a suppression decision whose IoU was near its threshold. With the head ``maps`` it
+    may be turned where the network's heading vector is short (:func:`_turned_within_rounding`).
 
     Returns:
         the excused boxes, by name.
@@ -78,7 +84,7 @@ def compare_boxes(found: BoxSet, arrays: dict[str, np.ndarray], margin: float = 
             match = candidates[best]
             assert abs(float(found.scores[match] - scores[index])) <= 5e-4
             unmatched_found.discard(match)
-        elif best >= 0 and _only_yaw_differs(found.boxes[candidates[best]], stored[index]):
+        elif best >= 0 and _turned_within_rounding(found, candidates[best], stored[index], maps):
             unmatched_found.discard(candidates[best])
             turned.append(f"yaw {labels[index]} {scores[index]:.4f} off by {distances[best]:.4f}")
         else:
@@ -94,11 +100,26 @@ def compare_boxes(found: BoxSet, arrays: dict[str, np.ndarray], margin: float = 
     return excused
 
 
-def _only_yaw_differs(found: np.ndarray, stored: np.ndarray) -> bool:
-    """The same box but for a yaw that is up to 0.01 rad off: the angle of a short (sin, cos) vector magnifies
-    rounding. Named and counted as an excuse; beyond the 2e-3 that all other values keep."""
-    difference = np.abs(found - stored)
-    return bool(np.delete(difference, 6).max() <= 2e-3 and difference[6] <= 1e-2)
+def _turned_within_rounding(
+    found: BoxSet, index: int, stored: np.ndarray, maps: list[dict[str, Tensor]] | None
+) -> bool:
+    """The same box but for its yaw, whose (sin, cos) vector is within the head maps' own tolerance.
+
+    The network regresses (sin, cos) without normalising it; where the vector is short, its angle magnifies
+    rounding. Measured by `python -m tests.parity_in_double`: in the full-size stage 2 reference three stored boxes
+    are 0.0021 to 0.0026 rad from what the same weights give in double precision, at vectors 0.02 to 0.06 long.
+    So the bound is on what the network computes: vector length x angle, within :data:`LATE` deviations.
+    """
+    difference = np.abs(found.boxes[index] - stored)
+    if maps is None or np.delete(difference, 6).max() > 2e-3:
+        return False
+    name = CLASSES[int(found.labels[index])]
+    task = next(i for i, task in enumerate(PUBLISHED_TASKS) if name in task.classes)
+    rotation, heat = maps[task]["rot"][0].float(), maps[task]["heatmap"][0].float().sigmoid()
+    same_yaw = (torch.atan2(rotation[0], rotation[1]) - float(found.boxes[index][6])).abs() < 1e-6
+    same_score = (heat - float(found.scores[index])).abs().amin(0) < 1e-6
+    (length,) = rotation.norm(dim=0)[same_yaw & same_score].tolist()
+    return bool(length * difference[6] <= LATE * float(rotation.std()))
 
 
 def _close_suppression(log: list[dict], label: int, margin: float) -> bool:
@@ -149,7 +170,7 @@ def check(folder: Path, variant: str) -> None:
     too_large = {name: value for name, value in found.items() if value > limit_of(name)}
     assert not too_large
     boxes = boxes_from_maps(maps.tasks, model.config)[0]
-    excused = compare_boxes(boxes, {**arrays, "nms": description["nms"]})
+    excused = compare_boxes(boxes, {**arrays, "nms": description["nms"]}, maps.tasks)
     print(f"{variant}: {len(found)} tensors, {len(boxes.scores)} boxes, excused: {excused or 'none'}")
 
 
