@@ -1,4 +1,4 @@
-"""C++ parts: compiled on first use with the system's compiler, cached, and loaded through ctypes.
+"""C++ and CUDA parts: compiled on first use with the system's compilers, cached, and loaded through ctypes.
 
 Each part is one source file with a C interface, so that neither Python's nor torch's headers are needed and
 building takes seconds. The cached library's name holds a digest of the source, the flags, the compiler and
@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -24,13 +25,16 @@ from bevnext_core.files import atomic_path
 
 CACHE_VARIABLE = "BEVNEXT_CACHE_DIR"
 BASE_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
+CUDA_FLAGS = ("-std=c++17", "-O3", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+# The cards (compute capabilities) that CUDA parts are written for; newer ones compile the last one's PTX.
+CUDA_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0))
 BUILD_TIMEOUT = 300.0
 
 _log = logging.getLogger(__name__)
 
 
 class NativeBuildError(BevnextError):
-    """There is no C++ compiler, or it failed."""
+    """There is no C++ or CUDA compiler, or it failed."""
 
 
 def cache_directory() -> Path:
@@ -52,7 +56,9 @@ def cache_directory() -> Path:
     private = Path(tempfile.gettempdir()) / f"bevnext_ros-{os.getuid()}"
     private.mkdir(mode=0o700, exist_ok=True)
     if private.stat().st_uid != os.getuid():
-        raise NativeBuildError(f"{private} belongs to another user: set {CACHE_VARIABLE} to a folder of yours")
+        raise NativeBuildError(
+            f"{private} belongs to another user: set {CACHE_VARIABLE} to a folder of yours"
+        )
     return private
 
 
@@ -87,14 +93,71 @@ def load(source: str | Path, *, tuned: bool = True, flags: Sequence[str] = ()) -
     return _load(str(Path(source).resolve()), tuned, tuple(flags))
 
 
+@functools.lru_cache(maxsize=1)
+def cuda_compiler() -> tuple[str, ...]:
+    """nvcc's command: ``CUDACXX``, else below ``CUDA_HOME``, in PATH or below ``/usr/local/cuda``.
+
+    Raises:
+        NativeBuildError: none is installed.
+    """
+    candidates = [os.environ.get("CUDACXX", "")]
+    if home := os.environ.get("CUDA_HOME"):
+        candidates.append(f"{home}/bin/nvcc")
+    for name in (*candidates, "nvcc", "/usr/local/cuda/bin/nvcc"):
+        if name and (found := shutil.which(name)):
+            return (found,)
+    raise NativeBuildError("no CUDA compiler found (nvcc): install the CUDA toolkit, or set CUDA_HOME")
+
+
+def load_cuda(source: str | Path, capabilities: Sequence[tuple[int, int]]) -> ctypes.CDLL:
+    """The shared library of one CUDA source file, built when it is not in the cache.
+
+    Args:
+        source: path of the ``.cu``.
+        capabilities: the cards it shall run on. One that the compiler does not know yet gets the newest older
+            PTX, which its driver compiles.
+
+    Raises:
+        NativeBuildError: no compiler, or the source does not compile; the message holds the first error.
+    """
+    return _load_cuda(str(Path(source).resolve()), tuple(capabilities))
+
+
+@functools.cache
+def _load_cuda(source: str, capabilities: tuple[tuple[int, int], ...]) -> ctypes.CDLL:
+    command = cuda_compiler()
+    return _built(Path(source), command, (*CUDA_FLAGS, *_cuda_targets(command, capabilities)), [])
+
+
+def _cuda_targets(command: tuple[str, ...], capabilities: Sequence[tuple[int, int]]) -> list[str]:
+    try:
+        listed = subprocess.run([*command, "--list-gpu-arch"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise NativeBuildError(f"{command[0]} does not run: {error}") from error
+    known = sorted(int(line.removeprefix("compute_")) for line in listed.stdout.split() if line[-1].isdigit())
+    flags: list[str] = []
+    for major, minor in capabilities:
+        wanted = 10 * major + minor
+        older = [number for number in known if number <= wanted]
+        if not older:
+            raise NativeBuildError(f"{command[0]} cannot compile for compute capability {major}.{minor}")
+        code = f"sm_{wanted}" if older[-1] == wanted else f"compute_{older[-1]}"
+        flags += ["-gencode", f"arch=compute_{older[-1]},code={code}"]
+    if len(capabilities) > 1:  # for cards that are newer than all of these
+        newest = 10 * max(capabilities)[0] + max(capabilities)[1]
+        flags += ["-gencode", f"arch=compute_{newest},code=compute_{newest}"]
+    return flags
+
+
 @functools.cache
 def _load(source: str, tuned: bool, flags: tuple[str, ...]) -> ctypes.CDLL:
-    path = Path(source)
-    command = compiler()
     all_flags = (*BASE_FLAGS, *(("-march=native",) if tuned else ("-ffp-contract=off",)), *flags)
-    parts = [path.read_text(), " ".join(all_flags), platform.machine(), _compiler_version(command)]
-    if tuned:
-        parts.append(_processor())
+    return _built(Path(source), compiler(), all_flags, [_processor()] if tuned else [])
+
+
+def _built(path: Path, command: tuple[str, ...], all_flags: tuple[str, ...], more: list[str]) -> ctypes.CDLL:
+    """``more``: what else the cached file depends on."""
+    parts = [_text(path), " ".join(all_flags), platform.machine(), _compiler_version(command), *more]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     library = cache_directory() / f"{path.stem}-{digest}.so"
     if not library.is_file():
@@ -102,6 +165,13 @@ def _load(source: str, tuned: bool, flags: tuple[str, ...]) -> ctypes.CDLL:
         with atomic_path(library) as temporary:
             _run([*command, *all_flags, str(path), "-o", str(temporary)], path.name)
     return ctypes.CDLL(str(library))
+
+
+def _text(path: Path) -> str:
+    """The source with the headers beside it that it includes."""
+    text = path.read_text()
+    headers = (path.parent / name for name in re.findall(r'^#include "(.+)"', text, re.MULTILINE))
+    return "\0".join([text, *(_text(header) for header in headers if header.is_file())])
 
 
 def _run(command: list[str], name: str) -> None:
@@ -118,7 +188,7 @@ def _run(command: list[str], name: str) -> None:
 
 def _compiler_version(command: tuple[str, ...]) -> str:
     result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
-    return result.stdout.partition("\n")[0]
+    return result.stdout  # nvcc says its version further down
 
 
 def _processor() -> str:
