@@ -1,7 +1,9 @@
 # make setup   creates .venv and installs everything, ROS 2 included
 # make test    set-up, lint, type check and tests; one summary line at the end
 # make lint    set-up without ROS, lint and type check only
-# make demo    set-up without ROS, then detection on DATAROOT
+# make demo    set-up without ROS, then a synthetic drive detected, scored and shown in demo/;
+#              with DATAROOT=... CHECKPOINT=... detection on that data set
+# make demo-ros  set-up, then the same drive through the node over DDS, compared with the detector's own boxes
 # make colcon  set-up, then colcon build, test and test-result, with the environment's Python
 # make clean   removes .venv and everything that was built
 #
@@ -17,13 +19,13 @@ TIMEOUT ?= 900
 PYTEST_ARGS ?=
 PYTEST := -n $(JOBS) --dist loadscope --timeout $(TIMEOUT) --durations 10 $(PYTEST_ARGS)
 
-# `make demo`
+# `make demo`: with DATAROOT that data set; CHECKPOINT: other weights than the demo's
 DATAROOT ?=
 VERSION ?= v1.0-mini
 CHECKPOINT ?=
 OUT ?= demo
 
-.PHONY: setup base test lint colcon demo clean
+.PHONY: setup base test lint colcon demo demo-ros clean
 .DEFAULT_GOAL := setup
 
 # The script itself cannot tell a Python that is too old to read it.
@@ -51,14 +53,16 @@ colcon: setup
 	$(COLCON) test --return-code-on-test-failure --pytest-args $(COLCON_TESTS)
 	$(COLCON) test-result
 
-demo:
-	@if [ -z "$(DATAROOT)" ]; then \
-	  echo "make demo: give a nuScenes folder and a checkpoint: make demo DATAROOT=... CHECKPOINT=... [VERSION=$(VERSION)] [OUT=$(OUT)]" >&2; \
-	  exit 2; \
-	fi
-	@$(MAKE) --no-print-directory base
+demo: base
+ifeq ($(DATAROOT),)
+	@$(VENV)/bin/bevnext demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --out "$(OUT)"
+else
 	@$(VENV)/bin/bevnext detect --dataroot "$(DATAROOT)" --version "$(VERSION)" \
 	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --out "$(OUT)"
+endif
+
+demo-ros: setup
+	@$(VENV)/bin/python scripts/demo_ros.py $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 clean:
 	rm -rf $(VENV) build dist install log .checks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -88,6 +88,8 @@ setup(
         "safetensors",
         "tqdm",
         "opencv-python-headless",
+        # videos in H.264: what OpenCV's wheel can encode, browsers do not play
+        "av",
         "rosbags",
         "pyquaternion",
     ],

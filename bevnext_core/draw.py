@@ -33,6 +33,8 @@ from bevnext_core.geometry import invert_rigid, project
 
 NEAR = 0.1
 """Metres in front of a camera at which box edges are cut."""
+SMALL = 24
+"""Pixels of height below which a box is drawn with thin lines."""
 
 _EDGES = (
     tuple((i, (i + 1) % 4) for i in range(4))
@@ -66,10 +68,16 @@ def draw_boxes_in_camera(image: np.ndarray, frame: CameraFrame, index: int, laye
     transform = camera_from_ego(frame)[index]
     with np.errstate(invalid="ignore"):  # a box that is not finite is simply not drawn
         corners = box_corners(layer.boxes) @ transform[:3, :3].T + transform[:3, 3]
-    thickness = 1 if layer.truth else 2
+    inside = _may_be_seen(corners, frame.intrinsics[index], (original.shape[1], original.shape[0]))
     # far boxes first, so that near ones lie on top
     for box in np.argsort(-corners[..., 2].mean(1)):
+        if not inside[box]:
+            continue
         color = layer.colors[box]
+        # around a small box thick lines would hide what is in it
+        distance = max(float(corners[box, :, 2].mean()), NEAR)
+        tall = frame.intrinsics[index][1, 1] * scale[1] * layer.boxes[box, 5] / distance
+        thickness = 1 if layer.truth or tall < SMALL else 2
         seen: list[np.ndarray] = []
         for a, b in _EDGES + _FRONT_CROSS:
             ends = _clip_near(corners[box, a], corners[box, b])
@@ -80,6 +88,13 @@ def draw_boxes_in_camera(image: np.ndarray, frame: CameraFrame, index: int, laye
             seen.extend(pixels)
         if seen and layer.labels[box] and not layer.truth:
             _label(image, np.array(seen), layer.labels[box], color)
+
+
+def _may_be_seen(corners: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``[M]`` bool: not all of a box's camera-frame ``corners [M, 8, 3]`` are beyond one side of the view."""
+    u, v, z = np.moveaxis(corners @ intrinsics.T, -1, 0)
+    sides = (u < 0, u > size[0] * z, v < 0, v > size[1] * z, z < NEAR)
+    return ~np.any([side.all(1) for side in sides], 0)
 
 
 def _clip_near(start: np.ndarray, end: np.ndarray) -> np.ndarray | None:

@@ -206,13 +206,26 @@ def test_continuous_integration_runs_the_tests():
     assert lines[-1].startswith("exec make test")
 
 
-def test_demo_without_a_data_set_says_what_to_give():
-    # without what a surrounding `make test` hands down
+def make_dry(*arguments: str) -> str:
+    """What make would run, without what a surrounding `make test` hands down."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    result = subprocess.run(["make", "demo", "DATAROOT="], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert result.returncode != 0
-    assert "DATAROOT=" in result.stderr
-    assert result.stdout == ""
+    command = ["make", "--dry-run", *arguments]
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_demo_needs_nothing_and_takes_a_data_set():
+    alone = make_dry("demo")
+    assert "setup_environment.py base" in alone and "setup_environment.py all" not in alone
+    assert '.venv/bin/bevnext demo  --out "demo"' in alone and "detect" not in alone
+    given = make_dry("demo", "DATAROOT=/data", "CHECKPOINT=a.safetensors", "OUT=results")
+    assert 'bevnext detect --dataroot "/data" --version "v1.0-mini"' in given
+    assert '--checkpoint "a.safetensors" --out "results"' in given and "bevnext demo" not in given
+
+
+def test_demo_with_ros_sets_ros_up():
+    assert re.search(r"setup_environment.py all.*scripts/demo_ros.py", make_dry("demo-ros"), re.DOTALL)
 
 
 def test_summary_counts_every_case_once(tmp_path):

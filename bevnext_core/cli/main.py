@@ -31,11 +31,17 @@ COMMANDS: dict[str, Command] = {
     "detect": Command(
         "bevnext_core.cli.detect", "detect boxes in a nuScenes data set; write submission and pictures"
     ),
-    "evaluate": Command("bevnext_core.cli.evaluate", "score a submission with the official nuScenes metric"),
+    "evaluate": Command("bevnext_core.cli.evaluate", "score a network or detections with the nuScenes metric"),
+    "demo": Command(
+        "bevnext_core.cli.demo", "detect, score and show a synthetic drive with the demo weights; needs no data"
+    ),
     "import-checkpoint": Command("bevnext_core.cli.import_checkpoint", "convert a published .pth file"),
     "config": Command("bevnext_core.cli.config", "print or check a model configuration"),
     "check-calibration": Command(
         "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
+    ),
+    "synthesize": Command(
+        "bevnext_core.cli.synthesize", "make drives of the synthetic world, as a nuScenes data set"
     ),
     "benchmark": Command("bevnext_core.benchmark", "measure time and memory of the network"),
     "nuscenes-to-bag": Command("bevnext_ros.nuscenes_to_bag", "convert nuScenes scenes to ROS 2 bags"),

@@ -1,0 +1,1 @@
+"""``bevnext demo``: a drive that was never trained on, detected, scored and shown."""
