@@ -26,11 +26,13 @@ from bevnext_core.config import ModelConfig
 from bevnext_core.decode import boxes_from_maps
 from bevnext_core.detections import Detections, StepInfo
 from bevnext_core.errors import ConfigError, FrameError
+from bevnext_core.export import ExportedNetwork, load_package
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
 from bevnext_core.history import History, HistoryOptions, Stored
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps, Source
 from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.inference import for_inference
 from bevnext_core.preprocess import canvas_colors, image_transform, normalize, resize_and_crop
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -47,6 +49,8 @@ class DetectorOptions:
         precision: of the convolutions; geometry and CRF are always fp32.
         cameras: the rig's camera names in the order of the network's cameras, when they are not the same.
         history: what is kept, and when it is forgotten.
+        fused: run a copy of the network whose convolutions do the work of the norms, activations and sums that
+            follow them (:func:`bevnext_core.network.inference.for_inference`): faster, equal up to rounding.
     """
 
     crf_canvas: Source = "own"
@@ -54,6 +58,7 @@ class DetectorOptions:
     precision: Precision = "fp32"
     cameras: tuple[str, ...] | None = None
     history: HistoryOptions = field(default_factory=HistoryOptions)
+    fused: bool = True
 
 
 @dataclass
@@ -80,6 +85,9 @@ class Detector:
         self.config: ModelConfig = model.config
         self.device = _device(device)
         self.model = model.to(self.device).eval()
+        if self.options.fused:
+            packed = None if self.options.precision == "fp32" else False  # these do not follow autocast
+            self.model = for_inference(self.model, packed)
         self.cameras = self.options.cameras or self.config.cameras
         if len(self.cameras) != len(self.config.cameras):
             raise ConfigError(
@@ -99,9 +107,17 @@ class Detector:
         device: str | torch.device = "cpu",
         options: DetectorOptions | None = None,
         expected: ModelConfig | None = None,
+        compiled: str | Path | None = None,
     ) -> Detector:
-        """A detector from a checkpoint of this project; see :func:`bevnext_core.checkpoint.load_checkpoint`."""
-        return cls(load_checkpoint(path, expected), device, options)
+        """A detector from a checkpoint of this project; see :func:`bevnext_core.checkpoint.load_checkpoint`.
+
+        ``compiled`` names the package that ``bevnext export`` made of this checkpoint for this device and precision.
+        """
+        model = load_checkpoint(path, expected)
+        if compiled is not None:
+            precision = (options or DetectorOptions()).precision
+            model = ExportedNetwork(model, load_package(compiled, _device(device), precision))
+        return cls(model, device, options)
 
     # -------------------------------------------------------------------------------------- streaming
     @torch.inference_mode()

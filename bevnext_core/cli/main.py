@@ -44,6 +44,7 @@ COMMANDS: dict[str, Command] = {
         "bevnext_core.cli.synthesize", "make drives of the synthetic world, as a nuScenes data set"
     ),
     "benchmark": Command("bevnext_core.benchmark", "measure time and memory of the network"),
+    "export": Command("bevnext_core.cli.export", "compile a network ahead of time, or write it as ONNX"),
     "nuscenes-to-bag": Command("bevnext_ros.nuscenes_to_bag", "convert nuScenes scenes to ROS 2 bags"),
     "play": Command("bevnext_ros.play", "publish a recorded bag through ROS 2"),
 }

@@ -67,7 +67,7 @@ class BEVNeXt(nn.Module):
         self.backbone = ResNet50(config.backbone.base_channels)
         self.neck = Neck(self.backbone.out_channels, config.backbone.neck_channels)
         self.depth_net = DepthNet(config.backbone.neck_channels, config.depth.mid_channels, channels, bins)
-        self.crf = DepthCrf(bins, config.depth.crf_iterations, config.depth.crf_zeta, config.depth.crf_weight)
+        self.crf = DepthCrf(config.depth.crf_iterations, config.depth.crf_zeta, config.depth.crf_weight)
         self.view_transform = ViewTransform(config.image, config.depth, config.bev)
         self.pre_process = pre_process_net(channels)
         frames = config.history.frames + 1

@@ -12,21 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WINDOW = [(dy, dx) for dy in range(3) for dx in range(3)]
+from bevnext_core.ops.crf import WINDOW, mean_field
 
 
 class DepthCrf(nn.Module):
     """``iterations`` of mean field with the unary term ``logits``; fp32 whatever the input."""
 
-    def __init__(
-        self, depth_bins: int, iterations: int = 20, zeta: float = 0.001, weight: float = 0.015
-    ) -> None:
+    def __init__(self, iterations: int = 20, zeta: float = 0.001, weight: float = 0.015) -> None:
         super().__init__()
         self.iterations = iterations
         self.zeta = zeta
         self.weight = nn.Parameter(torch.full((1,), weight))
-        bins = torch.arange(depth_bins, dtype=torch.float32)
-        self.register_buffer("compatibility", (bins[:, None] - bins[None, :]).abs(), persistent=False)
 
     def forward(self, logits: Tensor, colors: Tensor) -> Tensor:
         """Depth distribution ``[M, D, h, w]`` that sums to one over D.
@@ -36,14 +32,7 @@ class DepthCrf(nn.Module):
             colors: ``[M, 3, h, w]`` mean RGB of each patch, 0..255 (:func:`patch_colors`); takes no gradient.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.float()
-            kernel = color_kernel(colors, self.zeta)
-            q = logits.softmax(1)
-            for _ in range(self.iterations):
-                message = self.weight * _gather_window(q, kernel)
-                disagreement = torch.einsum("ab,mbhw->mahw", self.compatibility, message)
-                q = (logits - disagreement).softmax(1)
-            return q
+            return mean_field(logits.float(), color_kernel(colors, self.zeta), self.weight, self.iterations)
 
 
 def color_kernel(colors: Tensor, zeta: float) -> Tensor:
@@ -56,15 +45,6 @@ def color_kernel(colors: Tensor, zeta: float) -> Tensor:
     padded = F.pad(colors, (1, 1, 1, 1))
     squared = [(padded[..., dy : dy + height, dx : dx + width] - colors).square().sum(1) for dy, dx in WINDOW]
     return torch.exp(torch.stack(squared, 1) / (-2 * zeta**2))
-
-
-def _gather_window(q: Tensor, kernel: Tensor) -> Tensor:
-    height, width = q.shape[-2:]
-    padded = F.pad(q, (1, 1, 1, 1))
-    out = torch.zeros_like(q)
-    for index, (dy, dx) in enumerate(WINDOW):
-        out = out + kernel[:, index : index + 1] * padded[..., dy : dy + height, dx : dx + width]
-    return out
 
 
 def patch_colors(canvas: Tensor, patch: int = 8) -> Tensor:

@@ -86,7 +86,29 @@ class DeformableConv(nn.Module):
         offset = self.offset(x)
         # Sampling positions need full precision, and the operator has no half form on every device.
         with torch.autocast(x.device.type, enabled=False):
+            if x.device.type == "cpu":
+                return sampled_deform_conv(x.float(), offset.float(), self.weight.float())
             return deform_conv2d(x.float(), offset.float(), self.weight.float(), padding=1)
+
+
+def sampled_deform_conv(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    """``deform_conv2d`` with 3x3 taps and padding 1 by ``grid_sample``, which is several times as fast on a CPU.
+
+    Args:
+        x: ``[M, C, h, w]``; offset: ``[M, 18, h, w]``; weight: ``[O, C / groups, 3, 3]``.
+    """
+    cameras, channels, height, width = x.shape
+    groups = channels // weight.shape[1]
+    tap = torch.arange(9, device=x.device).view(1, 9, 1, 1)
+    rows = torch.arange(height, device=x.device).view(-1, 1) + tap // 3 - 1 + offset[:, 0::2]
+    columns = torch.arange(width, device=x.device) + tap % 3 - 1 + offset[:, 1::2]
+    # Coordinates of grid_sample: -1 and 1 are the outer edges of the outer pixels.
+    grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], -1).flatten(1, 2)
+    taken = F.grid_sample(x, grid, align_corners=False, padding_mode="zeros")
+    taken = taken.reshape(cameras, groups, -1, height * width)
+    return torch.einsum("gok,mgkp->mgop", weight.reshape(groups, weight.shape[0] // groups, -1), taken).reshape(
+        cameras, -1, height, width
+    )
 
 
 class Aspp(nn.Module):

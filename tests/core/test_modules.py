@@ -172,7 +172,7 @@ def test_pooling_values(geometry_reference: dict[str, np.ndarray]) -> None:
 def test_crf(name: str, module_reference: dict[str, np.ndarray], scalars: dict) -> None:
     colors, logits = (torch.from_numpy(a) for a in recipe.crf_inputs("A"))
     setting = scalars[name]
-    crf = DepthCrf(12, setting["num_iter"], setting["zeta"], setting["ws"])
+    crf = DepthCrf(setting["num_iter"], setting["zeta"], setting["ws"])
     logits.requires_grad_()
     q = crf(logits, colors)
     assert rms_error(color_kernel(colors, setting["zeta"]), module_reference[f"{name}.kernel"]) <= TOLERANCE

@@ -1,0 +1,103 @@
+"""``bevnext export``: compile a checkpoint's network ahead of time, or write it as ONNX, and check the result."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from bevnext_core.benchmarking.workload import network_inputs
+from bevnext_core.checkpoint import load_checkpoint
+from bevnext_core.errors import BevnextError
+from bevnext_core.export import (
+    DTYPES,
+    ExportedNetwork,
+    example_inputs,
+    export_package,
+    load_package,
+)
+from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_core.network.camera_geometry import CameraGeometry
+
+LIMITS = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+"""Largest relative L2 difference to the eager network that a package may have, by precision."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights to export")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="X.pt2: a compiled package; X.onnx: three ONNX files, X.encode.onnx, X.lift.onnx and X.detect.onnx",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=tuple(DTYPES),
+        default="fp32",
+        help="of the convolutions (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, load what was written, and compare it with the network on other inputs."""
+    suffix = Path(args.out).suffix
+    if suffix not in (".pt2", ".onnx"):
+        raise BevnextError(f"--out {args.out}: the name must end in .pt2 or .onnx")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise BevnextError(f"device '{args.device}' was asked for, but PyTorch finds no CUDA device here")
+    if suffix == ".onnx":
+        from bevnext_core.export_onnx import export_onnx
+
+        if (args.precision, args.device) != ("fp32", "cpu"):
+            raise BevnextError(
+                "ONNX files are written in fp32, on the CPU: leave out --device and --precision"
+            )
+        for path, difference in export_onnx(load_checkpoint(args.checkpoint), args.out).items():
+            size = os.path.getsize(path) / 2**20
+            compared = "not compared (no onnxruntime)" if difference is None else f"{difference:.1e}"
+            print(f"{path}: {size:.1f} MiB, largest relative difference {compared}")
+        return 0
+    device = torch.device(args.device)
+    model = load_checkpoint(args.checkpoint).to(device).eval()
+    start = time.perf_counter()
+    export_package(model, args.out, *inputs(model, 0), args.precision)
+    took = time.perf_counter() - start
+    print(f"{args.out}: {os.path.getsize(args.out) / 2**20:.1f} MiB, compiled in {took:.0f} s")
+    network = ExportedNetwork(model, load_package(args.out, device, args.precision))
+    difference = largest_difference(model, network, args.precision)
+    print(
+        f"largest relative difference to the network: {difference:.1e} (limit {LIMITS[args.precision]:.0e})"
+    )
+    if not difference <= LIMITS[args.precision]:
+        raise BevnextError(f"{args.out} does not compute what the network does: do not use it")
+    return 0
+
+
+def inputs(model: BEVNeXt, start: int) -> tuple[torch.Tensor, torch.Tensor, CameraGeometry]:
+    """Images, colours and geometry of one frame of a noise drive."""
+    device = next(model.parameters()).device
+    images, colors, geometry = network_inputs(model.config, 1, 1, device, start)
+    return images[0, 0], colors[0, 0], geometry
+
+
+@torch.inference_mode()
+def largest_difference(model: BEVNeXt, network: ExportedNetwork, precision: str) -> float:
+    """Largest relative L2 difference of any output of the programs, on inputs that were not the examples."""
+    images, colors, geometry = inputs(model, 5)
+    # One camera masked: a package must not depend on all of them seeing something.
+    geometry.valid[..., -1] = False
+    examples = example_inputs(model, images, colors, geometry, precision)
+    with torch.autocast(images.device.type, dtype=DTYPES[precision], enabled=precision != "fp32"):
+        encoded = [part.encode(*examples["encode"]) for part in (model, network)]
+        bev = examples["detect"][0]
+        maps = [part.detect(bev, encoded[0], geometry) for part in (model, network)]
+    pairs = [(getattr(encoded[0], name), getattr(encoded[1], name)) for name in vars(encoded[0])]
+    for eager, compiled in zip(maps[0].tasks, maps[1].tasks, strict=True):
+        pairs += [(value, compiled[name]) for name, value in eager.items()]
+    return max(float((a.float() - b.float()).norm() / a.float().norm()) for a, b in pairs)

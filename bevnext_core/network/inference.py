@@ -1,0 +1,183 @@
+"""The network as it runs when nothing is trained: batch norms folded, activations and sums done by the convolutions.
+
+:func:`for_inference` gives such a copy. It computes the same up to rounding. On the CPU in float32 the
+convolutions are oneDNN's, with weights laid out once (on the first call) as the processor likes them.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+from bevnext_core.network.backbone import ResNet50
+from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_core.network.layers import ResidualBlock
+
+
+def for_inference(model: BEVNeXt, packed: bool | None = None) -> BEVNeXt:
+    """A copy of ``model``, in evaluation mode, that shares what it does not change (not the convolutions' weights).
+
+    It takes no gradients, and later changes of the model's weights do not reach it.
+
+    Args:
+        packed: oneDNN's convolutions; needs float32 without autocast. Default: on the CPU where PyTorch has them.
+    """
+    weight = next(model.parameters())
+    if packed is None:
+        packed = weight.device.type == "cpu" and weight.dtype == torch.float32
+    with torch.no_grad():
+        return _converted(model, packed and has_packed_convolutions()).eval()
+
+
+class FusedConv(nn.Module):
+    """``act(conv(x) + add)``, the batch norm that followed being part of the weights; channels-last."""
+
+    def __init__(
+        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None, relu: bool = False, packed: bool = False
+    ) -> None:
+        super().__init__()
+        weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+        if norm is not None:
+            weight, bias = _folded(weight, bias, norm)
+        weight = weight.clone(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=False)
+        self.stride, self.dilation, self.groups = conv.stride, conv.dilation, conv.groups
+        self.padding: tuple[int, ...] = tuple(int(side) for side in conv.padding)
+        self.kernel_size = conv.kernel_size
+        self.relu = relu
+        self.packed = packed
+
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """``x [M, c, h, w]`` -> ``[M, c', h', w']``; ``add`` like the output."""
+        # A pixel alone lies both ways, and is a matrix product that needs no layout.
+        if x.shape[2] * x.shape[3] > 1:
+            x = x.contiguous(memory_format=torch.channels_last)
+            if self.packed:
+                return self._packed_forward(x, add)
+        out = F.conv2d(
+            x, self._plain_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+        if add is not None:
+            out += add
+        return out.relu_() if self.relu else out
+
+    def _plain_weight(self) -> Tensor:
+        return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
+
+    def _packed_forward(self, x: Tensor, add: Tensor | None) -> Tensor:
+        where = (self.padding, self.stride, self.dilation, self.groups)
+        if not self.weight.is_mkldnn:
+            # The best layout depends on the size of the input, which stays the same.
+            packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight.contiguous(), *where, x.shape)
+            self.weight = nn.Parameter(packed, requires_grad=False)
+        activation = "relu" if self.relu else "none"
+        if add is None:
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *where, activation, [], ""
+            )
+        add = add.contiguous(memory_format=torch.channels_last)
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, add, self.weight, self.bias, *where, "add", None, activation if self.relu else None, [], None
+        )
+
+
+class FusedResidual(nn.Module):
+    """Convolutions one after the other, the last one's output added to the shortcut's."""
+
+    def __init__(self, convolutions: list[FusedConv], shortcut: nn.Module) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(convolutions)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for convolution in self.convolutions[:-1]:
+            out = convolution(out)
+        return self.convolutions[-1](out, self.shortcut(x))
+
+
+@functools.cache
+def has_packed_convolutions() -> bool:
+    """Whether this PyTorch has oneDNN's fused convolutions in the form used here (its compiler uses the same)."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    x, add = torch.randn(1, 3, 5, 6), torch.randn(1, 4, 5, 6)
+    try:
+        with torch.no_grad():
+            fused = FusedConv(conv, relu=True, packed=True)
+            results = fused(x), fused(x, add)
+            expected = conv(x).relu(), (conv(x) + add).relu()
+    except (RuntimeError, AttributeError, TypeError):  # not in this version, or with other arguments
+        return False
+    return all(torch.allclose(*pair, atol=1e-5) for pair in zip(results, expected, strict=True))
+
+
+def _folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weights of the convolution and its norm as one; in double precision, so that only one rounding is added."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    mean = norm.running_mean.double() - (0 if bias is None else bias.double())
+    folded = weight.double() * scale.view(-1, 1, 1, 1)
+    return folded.to(weight.dtype), (norm.bias.double() - mean * scale).to(weight.dtype)
+
+
+def _converted(module: nn.Module, packed: bool) -> nn.Module:
+    fuse = functools.partial(FusedConv, packed=packed)
+    if isinstance(module, ResidualBlock):
+        first, last = fuse(module.conv1, module.bn1, relu=True), fuse(module.conv2, module.bn2, relu=True)
+        return FusedResidual([first, last], _converted(module.shortcut, packed))
+    if isinstance(module, Bottleneck):
+        parts = [fuse(getattr(module, f"conv{i}"), getattr(module, f"bn{i}"), relu=True) for i in range(1, 4)]
+        shortcut = module.downsample if module.downsample is not None else nn.Identity()
+        return FusedResidual(parts, _converted(shortcut, packed))
+    if isinstance(module, nn.Conv2d):
+        return fuse(module)
+    if isinstance(module, nn.Sequential):
+        return nn.Sequential(*_chain(list(module), packed))
+    clone = _shallow_copy(module)
+    for name, child in module.named_children():
+        clone._modules[name] = _converted(child, packed)
+    if isinstance(module, ResNet50):
+        clone.conv1, clone.bn1, clone.relu = (
+            fuse(module.conv1, module.bn1, relu=True),
+            nn.Identity(),
+            nn.Identity(),
+        )
+    return clone
+
+
+def _chain(modules: list[nn.Module], packed: bool) -> list[nn.Module]:
+    """A Sequential's modules, with every convolution, norm and activation that follow each other as one.
+
+    What is taken up leaves an identity: positions in the sequence stay what they were.
+    """
+    result: list[nn.Module] = []
+    while modules:
+        module = modules.pop(0)
+        if not isinstance(module, nn.Conv2d):
+            result.append(_converted(module, packed))
+            continue
+        norm = modules.pop(0) if modules and isinstance(modules[0], nn.BatchNorm2d) else None
+        relu = bool(modules) and isinstance(modules[0], nn.ReLU)
+        if relu:
+            modules.pop(0)
+        result.append(FusedConv(module, norm, relu, packed))
+        result += [nn.Identity()] * ((norm is not None) + relu)
+    return result
+
+
+def _shallow_copy(module: nn.Module) -> nn.Module:
+    """The module with the same parameters and buffers, but tables (also of hooks) of its own."""
+    clone = copy.copy(module)
+    clone.__dict__ = {
+        name: copy.copy(value) if isinstance(value, dict) else value
+        for name, value in module.__dict__.items()
+    }
+    return clone
