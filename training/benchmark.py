@@ -21,8 +21,11 @@ if str(ROOT) not in sys.path:  # run from a source tree, without installing
 
 from bevnext_core.config import load_config  # noqa: E402
 from bevnext_core.network.bevnext import BEVNeXt  # noqa: E402
+from bevnext_core.training.dataset import Batch  # noqa: E402
 from bevnext_core.training.gradient_checkpointing import enable_checkpointing  # noqa: E402
-from bevnext_core.training.memory import synthetic_batch  # noqa: E402
+from bevnext_core.training.memory import synthetic_batch, synthetic_runs  # noqa: E402
+from bevnext_core.training.shared_forward import SharedForward  # noqa: E402
+from bevnext_core.training.shared_runs import SharedBatch  # noqa: E402
 from bevnext_core.training.training_forward import ForwardOptions, TrainingForward  # noqa: E402
 
 CASES = {
@@ -33,6 +36,8 @@ CASES = {
     "frozen": (ForwardOptions("frozen"), False),
     "frozen, history bf16": (ForwardOptions("frozen", "bf16"), False),
 }
+SHARED_RUNS = (4, 8)
+"""Lengths of the runs that are measured, as many runs a step as fill the batch."""
 
 
 def main() -> None:
@@ -42,36 +47,51 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", choices=("off", "bf16"), default="off")
+    parser.add_argument("--channels-last", action="store_true")
     options = parser.parse_args()
     config = load_config(options.config)
     device = torch.device(options.device)
+    print(f"{config.name}, {options.batch} samples a step on {options.device}, amp {options.amp}, "
+          f"{torch.get_num_threads()} threads{', channels last' if options.channels_last else ''}")
     batch = synthetic_batch(config, options.batch).to(device)
-    cases = list(CASES.items())[: None if config.history.frames else 2]
-    print(f"{config.name}, {options.batch} samples a step on {options.device}, amp {options.amp}")
-    for name, (forward_options, checkpointing) in cases:
-        network = BEVNeXt(config).to(device)
+    for name, (forward_options, checkpointing) in list(CASES.items())[: None if config.history.frames else 2]:
+        network = BEVNeXt(config)
         if checkpointing:
             enable_checkpointing(network)
-        step = TrainingForward(network, forward_options).train()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-        seconds = []
+        measure(name, TrainingForward(network, forward_options), batch, options.batch, options)
+    for length in SHARED_RUNS if config.history.frames else ():
+        if options.batch % length == 0:
+            runs = synthetic_runs(config, length, options.batch // length).to(device)
+            name = f"shared, {options.batch // length} runs of {length}"
+            measure(name, SharedForward(BEVNeXt(config)), runs, options.batch, options)
+
+
+def measure(name: str, step: TrainingForward, batch: Batch | SharedBatch, samples: int,
+            options: argparse.Namespace) -> None:
+    """Print the median speed of a few optimiser steps, its range, and the memory."""
+    device = torch.device(options.device)
+    step.train().to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
+    parameters = list(step.network.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    seconds = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(options.steps + 1):
+        start = time.perf_counter()
+        amp = torch.autocast(device.type, torch.bfloat16) if options.amp == "bf16" else nullcontext()
+        with amp:
+            losses = step(batch)  # type: ignore[arg-type]
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimizer.step()
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        for _ in range(options.steps + 1):
-            start = time.perf_counter()
-            amp = torch.autocast(device.type, torch.bfloat16) if options.amp == "bf16" else nullcontext()
-            with amp:
-                losses = step(batch)
-            optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(losses.values())).sum().backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimizer.step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        speed = options.batch / statistics.median(seconds[1:])
-        memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB" if device.type == "cuda" else "-"
-        print(f"  {name:<28}{speed:8.3f} samples/s   peak GPU memory {memory}", flush=True)
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    speeds = sorted(samples / value for value in seconds[1:])
+    memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB" if device.type == "cuda" else "-"
+    print(f"  {name:<28}{statistics.median(speeds):8.3f} samples/s ({speeds[0]:.3f} to {speeds[-1]:.3f})   "
+          f"peak GPU memory {memory}", flush=True)
 
 
 if __name__ == "__main__":

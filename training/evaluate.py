@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -19,13 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run from a source tree, without installing
     sys.path.insert(0, str(ROOT))
 
-from bevnext_core.datasets.nuscenes import NuScenesReader  # noqa: E402
-from bevnext_core.detector import Detector  # noqa: E402
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
-from bevnext_core.evaluation import evaluate, format_table, write_evaluation  # noqa: E402
-from bevnext_core.submission import make_submission, write_submission  # noqa: E402
+from bevnext_core.evaluation import format_table, write_evaluation  # noqa: E402
 from bevnext_core.training.distributed import join_processes, leave_processes  # noqa: E402
-from bevnext_core.training.split_inference import ShuffledImages, detect_scenes, options_for  # noqa: E402
+from bevnext_core.training.split_evaluation import SplitTask, score_split  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,6 +32,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--version", default="v1.0-trainval")
     add("--split", default="val", help="official split (mini_val for v1.0-mini)")
     add("--mode", choices=("window", "streaming"), default="window")
+    add("--crf-canvas", choices=("own", "key"), help="whose colours past frames get (default: key in a window, own in "
+        "a stream)")
+    add("--camera-params", choices=("own", "key"), help="whose camera parameters past frames get (default: as above)")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     add("--device", choices=("auto", "cuda", "cpu"), default="auto")
     add("--out", required=True, help="folder for submission.json and results.json")
@@ -57,46 +56,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     processes = join_processes(options.device)
-    detector_options = options_for(options.mode, options.precision)
-    detector = Detector.from_checkpoint(options.checkpoint, processes.device, detector_options)
-    config = detector.config
-    reader_class = ShuffledImages if options.shuffle_images else NuScenesReader
-    reader = reader_class(options.dataroot, options.version, split=options.split, cameras=config.cameras,
-                          anchor_camera=config.anchor_camera, class_names=config.class_names)
-    scenes = reader.scenes[processes.rank :: processes.count]
-    count = sum(len(reader.refs(scene)) for scene in scenes)
-    hidden = options.no_progress or not processes.is_main
-    with tqdm(total=count, unit="frame", desc=options.mode, disable=hidden) as bar:
-        mine = detect_scenes(detector, reader, scenes, options.mode, bar.update)
-    parts = processes.gather((mine.records, mine.faults))
-    if not processes.is_main:
-        return
-    records = {token: found for part, _ in parts for token, found in part.items()}
-    faults = [fault for _, part in parts for fault in part]
-    for token, reason in faults:
-        print(f"sample {token} could not be read and has no boxes: {reason}", file=sys.stderr)
     out = Path(options.out)
-    write_submission(make_submission(records, reader.sample_tokens()), out / "submission.json")
-    scored = evaluate(reader.tables, out / "submission.json", options.split)
-    inference = {
-        "mode": options.mode,
-        "crf_canvas": detector_options.crf_canvas,
-        "camera_params": detector_options.camera_params,
-        "precision": options.precision,
-        "checkpoint": str(options.checkpoint),
-        "model": config.name,
-        "unreadable_frames": len(faults),
-        "shuffled_images": options.shuffle_images,
-    }
-    scored = dataclasses.replace(scored, summary={"inference": inference, **scored.summary})
-    write_evaluation(scored, out / "results.json")
-    control = ", control with shuffled images" if options.shuffle_images else ""
-    print(f"{config.name}, mode {options.mode} (crf_canvas {detector_options.crf_canvas}, camera_params "
-          f"{detector_options.camera_params}), {options.precision}{control}")
-    print(format_table(scored))
+    task = SplitTask(options.checkpoint, options.dataroot, options.version, options.split, options.mode,
+                     options.crf_canvas, options.camera_params, options.precision,
+                     shuffle_images=options.shuffle_images, submission=out / "submission.json",
+                     progress=not options.no_progress)
+    score = score_split(task, processes)
+    if score is None:
+        return
+    for token, reason in score.faults:
+        print(f"sample {token} could not be read and has no boxes: {reason}", file=sys.stderr)
+    write_evaluation(score.evaluation, out / "results.json")
+    print(score.title)
+    print(format_table(score.evaluation))
 
 
 if __name__ == "__main__":

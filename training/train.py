@@ -47,11 +47,18 @@ from bevnext_core.training.dataset import DatasetOptions, TrainingDataset, join_
 from bevnext_core.training.distributed import Processes, join_processes, leave_processes  # noqa: E402
 from bevnext_core.training.ema import ModelEma  # noqa: E402
 from bevnext_core.training.gradient_checkpointing import enable_checkpointing  # noqa: E402
-from bevnext_core.training.index import open_index  # noqa: E402
-from bevnext_core.training.initialisation import load_imagenet, load_perspective, load_stage_1  # noqa: E402
+from bevnext_core.training.index import DatasetIndex, open_index  # noqa: E402
+from bevnext_core.training.initialisation import (  # noqa: E402
+    load_imagenet,
+    load_perspective,
+    load_same_network,
+    load_stage_1,
+)
 from bevnext_core.training.memory import expected_memory  # noqa: E402
 from bevnext_core.training.sampler import EpochSampler  # noqa: E402
 from bevnext_core.training.schedule import learning_rate_statement, make_schedule  # noqa: E402
+from bevnext_core.training.shared_forward import SharedForward, measure_parameters  # noqa: E402
+from bevnext_core.training.shared_runs import RunDataset, RunSampler, join_runs  # noqa: E402
 from bevnext_core.training.tensorboard import open_tensorboard  # noqa: E402
 from bevnext_core.training.train_checkpoint import (  # noqa: E402
     CheckpointFolder,
@@ -82,13 +89,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--resume", nargs="?", const="newest", help="continue the work dir's newest checkpoint, or this file")
     add("--init-from", help="stage 2: the stage-1 checkpoint to start from")
     add("--backbone-weights", help="stage 1: file with the backbone's initial weights")
+    add("--fine-tune", help="start from all weights of this checkpoint of the same network; a new schedule begins")
     add("--from-scratch", action="store_true", help="start from random weights")
     add("--batch", type=int, default=8, help="samples per process and step (published: 8)")
     add("--learning-rate", type=float, help="instead of the published one, scaled to the batch")
     add("--seed", type=int, default=0)
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision; published: off")
-    add("--history", choices=("sequential", "batched", "frozen"), default="sequential",
+    add("--history", choices=("sequential", "batched", "frozen", "shared"), default="sequential",
         help="how history frames are encoded; all but the default change the recipe (docs/training.md)")
+    add("--shared-run", type=int, metavar="R",
+        help="for --history shared: consecutive key frames that share their augmentation (default 4)")
     add("--history-precision", choices=("fp32", "bf16"), default="fp32")
     add("--history-from-epoch", type=int, default=0, help="before it, zeros stand in for the history (published: 0)")
     add("--gradient-checkpointing", choices=("off", "on", "published"), default="off",
@@ -102,7 +112,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--max-skipped", type=int, default=20, help="steps in a row with a non-finite loss before the run stops")
     add("--checkpoint-every", type=int, default=500, help="steps between checkpoints (also at each epoch's end)")
     add("--keep", type=int, default=3, help="checkpoints that are kept")
-    add("--workers", type=int, default=4, help="data-loader processes per process")
+    add("--workers", "--num-workers", type=int, default=4, help="data-loader processes per process")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"))
     add("--log-every", type=int, default=50)
     add("--max-steps", type=int, help="stop (with a checkpoint) after this many steps of the whole run")
@@ -112,6 +122,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("dataroot", "work_dir"):
         if getattr(options, name) is None and not options.dry_run:
             parser.error(f"--{name.replace('_', '-')} is needed")
+    if options.history == "shared":
+        options.shared_run = 4 if options.shared_run is None else options.shared_run
+    elif options.shared_run is not None:
+        parser.error("--shared-run belongs to --history shared")
     return options
 
 
@@ -133,6 +147,11 @@ def resolve_config(options: argparse.Namespace) -> ModelConfig:
     if config.training.stage != options.stage:
         raise ConfigError(f"--stage {options.stage}, but '{config.name}' is a configuration of stage "
                           f"{config.training.stage}")
+    if options.history == "shared" and not config.history.frames:
+        raise ConfigError(f"--history shared: '{config.name}' has no history to share")
+    if options.history == "batched" and options.gradient_checkpointing != "off":
+        raise ConfigError("--history batched does not go with --gradient-checkpointing: the second forward of a block "
+                          "would take the statistics of the present frame alone")
     return config
 
 
@@ -193,7 +212,9 @@ def describe(config: ModelConfig, options: argparse.Namespace, ranks: int, frame
         f"EMA: decay {training.ema_decay:g} * (1 - exp(-n / {training.ema_ramp})), n from {training.ema_start}",
         "synchronised batch norm: " + ("never" if training.sync_bn_epoch is None
                                        else f"from epoch index {training.sync_bn_epoch}"),
-        f"history: {config.history.frames} frames, {options.history}, from epoch index {options.history_from_epoch}",
+        f"history: {config.history.frames} frames, {options.history}, from epoch index {options.history_from_epoch}"
+        + (f"; runs of {options.shared_run} key frames, {options.batch // options.shared_run} in each process and step"
+           if options.history == "shared" else ""),
         f"loss weights: velocity {training.velocity_weight:g}, depth {training.depth_loss_weight:g}",
         f"mixed precision: {options.amp}; gradient checkpointing: {options.gradient_checkpointing}",
     ]
@@ -208,6 +229,16 @@ def draw_frames(data: TrainingDataset, options: argparse.Namespace) -> Tensor:
         return torch.tensor(chosen, dtype=torch.int64).repeat(options.repeat)
     drawn = balanced_frames(classes, len(data.config.class_names), options.seed)
     return torch.from_numpy(data.frames[drawn]).repeat(options.repeat)
+
+
+def make_sampler(index: DatasetIndex, frames: Tensor, options: argparse.Namespace, processes: Processes,
+                 ) -> EpochSampler | RunSampler:
+    """What decides which samples a step takes."""
+    place = processes.rank, processes.count, options.seed
+    if options.history != "shared":
+        return EpochSampler(frames.numpy(), options.batch, *place)
+    return RunSampler(index, frames.numpy(), options.shared_run, options.batch, *place, not options.no_cbgs,
+                      options.repeat)
 
 
 # ------------------------------------------------------------------------------------------------- the run
@@ -234,7 +265,7 @@ def dry_run(config: ModelConfig, options: argparse.Namespace, processes: Process
     if options.dataroot:
         index = open_index(options.dataroot, options.version, options.index_dir, not options.no_progress)
         data = TrainingDataset(index, config, options.scenes or options.split)
-        frames, drawn = len(data), len(draw_frames(data, options))
+        frames, drawn = len(data), make_sampler(index, draw_frames(data, options), options, processes).samples
     for line in describe(config, options, processes.count, frames, drawn):
         print(line)
     print(f"expected GPU memory: {expected_memory(config, options.batch, options.gradient_checkpointing != 'off')}")
@@ -265,16 +296,19 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
         processes.barrier()
     for token, reason in index.faults:
         log.warning("key frame %s cannot be used: %s", token, reason)
-    data = TrainingDataset(index, config, options.scenes or options.split,
-                           DatasetOptions(not options.no_augmentation, options.missing_lidar))
+    shared = options.history == "shared"
+    data = (RunDataset if shared else TrainingDataset)(
+        index, config, options.scenes or options.split, DatasetOptions(not options.no_augmentation,
+                                                                       options.missing_lidar))
     frames = draw_frames(data, options) if saved is None else saved["frames"]
-    sampler = EpochSampler(frames.numpy(), options.batch, processes.rank, processes.count, options.seed)
-    loader = DataLoader(data, batch_sampler=sampler, num_workers=options.workers, collate_fn=join_samples,
-                        pin_memory=device.type == "cuda", persistent_workers=options.workers > 0,
+    sampler = make_sampler(index, frames, options, processes)
+    loader = DataLoader(data, batch_sampler=sampler, num_workers=options.workers,
+                        collate_fn=join_runs if shared else join_samples, pin_memory=device.type == "cuda",
+                        persistent_workers=options.workers > 0,
                         generator=torch.Generator())  # or it would draw from the random state that dropout uses
     global_batch = options.batch * processes.count
-    schedule = make_schedule(training, len(frames), global_batch, options.learning_rate)
-    for line in describe(config, options, processes.count, len(data), len(frames)):
+    schedule = make_schedule(training, sampler.samples, global_batch, options.learning_rate)
+    for line in describe(config, options, processes.count, len(data), sampler.samples):
         log.info("%s", line)
 
     # ---------------------------------------------------------------- network, optimiser, average
@@ -282,10 +316,13 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
     if saved is None:
         for line in initialise(network, config, options):
             log.info("%s", line)
+        if isinstance(data, RunDataset):
+            log.info("%s", measure_parameters(network, data, options.seed))
     network.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     if options.gradient_checkpointing != "off":
         enable_checkpointing(network, options.gradient_checkpointing == "published")
-    step_forward = TrainingForward(network, ForwardOptions(options.history, options.history_precision), processes.mean)
+    forward_options = ForwardOptions("sequential" if shared else options.history, options.history_precision)
+    step_forward = (SharedForward if shared else TrainingForward)(network, forward_options, processes.mean)
     step_forward.train()
     backbone = {id(parameter) for parameter in network.backbone.parameters()}
     ratios = (1.0, training.backbone_lr_ratio)
@@ -401,6 +438,8 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
             stop = options.max_steps is not None and step >= options.max_steps
             if step % options.checkpoint_every == 0 or epoch_step == len(sampler) or stop:
                 save(epoch, epoch_step)
+                if board is not None:
+                    board.writer.flush()
             if stop:
                 log.info("stopped after %d steps, as asked", step)
                 return
@@ -429,8 +468,12 @@ def find_checkpoint(
 
 def initialise(network: BEVNeXt, config: ModelConfig, options: argparse.Namespace) -> list[str]:
     """Give a new network its initial weights; returns what to log."""
+    if sum(map(bool, (options.from_scratch, options.fine_tune, options.init_from))) > 1:
+        raise ConfigError("--from-scratch, --fine-tune and --init-from are three ways to start: choose one")
     if options.from_scratch:
         return ["random initial weights (--from-scratch)"]
+    if options.fine_tune is not None:
+        return [load_same_network(network, options.fine_tune)]
     if config.training.stage == 2:
         if options.init_from is None:
             raise ConfigError("stage 2 starts from stage 1: name its checkpoint with --init-from, or use "

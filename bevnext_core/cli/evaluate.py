@@ -1,22 +1,50 @@
-"""``bevnext evaluate``: the official nuScenes score of a submission, or of detections recorded in a bag."""
+"""``bevnext evaluate``: the official nuScenes score of a network, of a submission, or of detections in a bag."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 
 from bevnext_core.cli.dataset import add_dataset_arguments
+from bevnext_core.errors import BevnextError
+
+DETECTING = ("mode", "crf_canvas", "camera_params", "precision", "device", "submission_out")
+"""Options that only make sense where this command detects."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_dataset_arguments(parser)
     parser.add_argument(
-        "--eval-set", required=True, metavar="SPLIT", help="split to score, e.g. mini_val or val"
+        "--eval-set", "--split", required=True, metavar="SPLIT", help="split to score, e.g. mini_val or val"
     )
     results = parser.add_mutually_exclusive_group(required=True)
     results.add_argument("--submission", metavar="FILE", help="submission.json of bevnext detect")
     results.add_argument("--bag", metavar="BAG", help="recorded detections of the node, or of detect --bag")
+    results.add_argument(
+        "--checkpoint", metavar="FILE", help="detect in the split with this network, then score"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("window", "streaming"),
+        help="with --checkpoint: encode the whole window of every key frame, as published (window, the default), or "
+        "each frame once, as the node does",
+    )
+    for name, what in (("--crf-canvas", "colours"), ("--camera-params", "camera parameters")):
+        parser.add_argument(
+            name,
+            choices=("own", "key"),
+            help=f"with --checkpoint: {what} of past frames, their own or the present one's (default: key in mode "
+            "window, as published; own in mode streaming)",
+        )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16"), help="with --checkpoint (default: fp32)"
+    )
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), help="with --checkpoint (default: auto)")
+    parser.add_argument(
+        "--submission-out", metavar="FILE", help="with --checkpoint: keep the submission here"
+    )
     parser.add_argument(
         "--scene",
         action="append",
@@ -27,13 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score and print the table. Raises DatasetError, SubmissionError."""
+    """Score and print the table. Raises BevnextError."""
+    if not args.checkpoint:
+        given = [f"--{name.replace('_', '-')}" for name in DETECTING if getattr(args, name) is not None]
+        if given:
+            raise BevnextError(f"{', '.join(given)}: only with --checkpoint, where this command detects")
     if args.bag:
         # By name: the core does not import the ROS package, the command line joins the two.
         bags = importlib.import_module("bevnext_ros.bag_evaluate")
         return bags.run_evaluate_bag(
             args.bag, args.dataroot, args.version, args.eval_set, scenes=args.scene, out=args.out
         )
+    if args.checkpoint:
+        return _evaluate_checkpoint(args)
     from bevnext_core.datasets.nuscenes_tables import load_tables
     from bevnext_core.evaluation import evaluate, format_table, write_evaluation
     from bevnext_core.submission import read_submission
@@ -46,4 +80,39 @@ def run(args: argparse.Namespace) -> int:
     print(format_table(evaluation))
     if args.out:
         write_evaluation(evaluation, args.out)
+    return 0
+
+
+def _evaluate_checkpoint(args: argparse.Namespace) -> int:
+    from bevnext_core.evaluation import format_table, write_evaluation
+    from bevnext_core.training.distributed import join_processes, leave_processes
+    from bevnext_core.training.split_evaluation import SplitTask, score_split
+
+    task = SplitTask(
+        args.checkpoint,
+        args.dataroot,
+        args.version,
+        args.eval_set,
+        args.mode or "window",
+        args.crf_canvas,
+        args.camera_params,
+        args.precision or "fp32",
+        tuple(args.scene or ()),
+        submission=args.submission_out,
+        progress=sys.stderr.isatty(),
+    )
+    try:
+        score = score_split(task, join_processes(args.device or "auto"))
+    finally:
+        leave_processes()
+    if score is None:
+        return 0
+    for token, reason in score.faults:
+        print(
+            f"bevnext: warning: sample {token} could not be read and has no boxes: {reason}", file=sys.stderr
+        )
+    print(score.title)
+    print(format_table(score.evaluation))
+    if args.out:
+        write_evaluation(score.evaluation, args.out)
     return 0

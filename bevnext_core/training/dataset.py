@@ -84,6 +84,10 @@ class Batch:
     tokens: list[str]
     faults: list[tuple[str, str]] = field(default_factory=list)
 
+    def present_canvas(self) -> Tensor:
+        """``[B, N, H, W, 3]``: the present frame of each sample."""
+        return self.canvas[:, 0]
+
     def to(self, device: torch.device | str) -> Batch:
         move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
         return Batch(
@@ -194,16 +198,8 @@ class TrainingDataset(Dataset):
         raise DatasetError(f"{SUBSTITUTES} frames in a row could not be used; {listing}")
 
     def _sample(self, frame: int, rng: np.random.Generator, faults: list[tuple[str, str]]) -> Batch:
-        index, target = self.index, self.config.image
-        cameras = len(self.config.cameras)
-        sizes = [(int(w), int(h)) for w, h in index.image_sizes[frame]]
-        if self.options.augment:
-            image_draws = [draw_image_augmentation(rng, *size, target) for size in sizes]
-            bev_draw = draw_bev_augmentation(rng)
-        else:
-            image_draws = [plain_image(*size, target) for size in sizes]
-            bev_draw = BevAugmentation()
-
+        index = self.index
+        image_draws, bev_draw = self._draw(frame, rng)
         key = self._canvas(frame, image_draws)
         window, canvas = [frame], {frame: key}
         for past in self.window(frame)[1:]:
@@ -215,10 +211,37 @@ class TrainingDataset(Dataset):
                     faults.append((str(index.tokens[past]), one_line(error)))
                     past = frame
             window.append(past)
+        boxes, labels = self._truth(frame, bev_draw)
+        return Batch(
+            torch.from_numpy(np.stack([canvas[f] for f in window]))[None],
+            self._geometry(frame, window, [frame] * len(window), image_draws, bev_draw),
+            [boxes],
+            [labels],
+            torch.from_numpy(self._depth(frame, [draw.matrix() for draw in image_draws]))[None],
+            [str(index.tokens[frame])],
+        )
 
-        ego_from_camera = invert_rigid(index.global_from_ego[frame]) @ index.global_from_camera[window]
+    def _draw(self, frame: int, rng: np.random.Generator) -> tuple[list[ImageAugmentation], BevAugmentation]:
+        """One draw per camera and one of the BEV; the plain transforms without augmentation."""
+        target = self.config.image
+        sizes = [(int(w), int(h)) for w, h in self.index.image_sizes[frame]]
+        if self.options.augment:
+            return [draw_image_augmentation(rng, *size, target) for size in sizes], draw_bev_augmentation(rng)
+        return [plain_image(*size, target) for size in sizes], BevAugmentation()
+
+    def _geometry(
+        self,
+        present: int,
+        window: Sequence[int],
+        intrinsics: Sequence[int],
+        image_draws: list[ImageAugmentation],
+        bev_draw: BevAugmentation,
+    ) -> CameraGeometry:
+        """Cameras of the frames ``window`` in the ego frame of ``present``, with the intrinsics of the frames named."""
+        index = self.index
+        ego_from_camera = invert_rigid(index.global_from_ego[present]) @ index.global_from_camera[list(window)]
         matrices = np.stack([draw.matrix() for draw in image_draws])
-        image_rotation, image_translation = matrices.copy(), np.zeros((cameras, 3))
+        image_rotation, image_translation = matrices.copy(), np.zeros((len(matrices), 3))
         image_rotation[:, :2, 2] = 0
         image_translation[:, :2] = matrices[:, :2, 2]
 
@@ -226,26 +249,22 @@ class TrainingDataset(Dataset):
             repeated = np.broadcast_to(array, (len(window), *array.shape))
             return torch.from_numpy(np.array(repeated, np.float32))[None]
 
-        geometry = CameraGeometry(
+        return CameraGeometry(
             torch.from_numpy(ego_from_camera[..., :3, :3].astype(np.float32))[None],
             torch.from_numpy(ego_from_camera[..., :3, 3].astype(np.float32))[None],
-            over_frames(index.intrinsics[frame]),
+            torch.from_numpy(index.intrinsics[list(intrinsics)].astype(np.float32))[None],
             over_frames(image_rotation),
             over_frames(image_translation),
             torch.from_numpy(bev_draw.matrix().astype(np.float32))[None],
         )
-        boxes, labels = index.truth(frame)
+
+    def _truth(self, frame: int, bev_draw: BevAugmentation) -> tuple[Tensor, Tensor]:
+        """Boxes ``[n, 9]`` and labels ``[n]`` of a frame, augmented, inside the grid."""
+        boxes, labels = self.index.truth(frame)
         boxes = bev_draw.apply(boxes)
         keep = in_range(boxes, self.config.bev.extent)
         boxes = with_wrapped_yaw(boxes[keep]).astype(np.float32)
-        return Batch(
-            torch.from_numpy(np.stack([canvas[f] for f in window]))[None],
-            geometry,
-            [torch.from_numpy(boxes)],
-            [torch.from_numpy(labels[keep])],
-            torch.from_numpy(self._depth(frame, matrices))[None],
-            [str(index.tokens[frame])],
-        )
+        return torch.from_numpy(boxes), torch.from_numpy(labels[keep])
 
     def _canvas(self, frame: int, draws: list[ImageAugmentation]) -> np.ndarray:
         """``[N, H, W, 3]`` uint8: the frame's images, augmented. Raises FrameError naming the camera."""
@@ -264,7 +283,7 @@ class TrainingDataset(Dataset):
         with ThreadPoolExecutor(2) as pool:
             return np.stack(list(pool.map(one, range(len(self.config.cameras)))))
 
-    def _depth(self, frame: int, image_matrices: np.ndarray) -> np.ndarray:
+    def _depth(self, frame: int, image_matrices: Sequence[np.ndarray]) -> np.ndarray:
         """``[N, h, w]`` float32, zeros where lidar is missing and may be."""
         index, image, depth = self.index, self.config.image, self.config.depth
         rows, columns = image.feature_size

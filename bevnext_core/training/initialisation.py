@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bevnext_core.checkpoint import read_checkpoint, safe_torch_load
+from bevnext_core.checkpoint import load_checkpoint, read_checkpoint, safe_torch_load
 from bevnext_core.errors import CheckpointError, one_line
 from bevnext_core.network.bevnext import BEVNeXt
 
@@ -129,6 +129,19 @@ def load_stage_1(network: BEVNeXt, path: str | Path) -> list[str]:
         groups[part] = groups.get(part, 0) + 1
     lines += [f"  not in stage 1 or of another shape: {part} ({count})" for part, count in groups.items()]
     return lines
+
+
+def load_same_network(network: BEVNeXt, path: str | Path) -> str:
+    """Start from every weight of a checkpoint, to train it further or on other data.
+
+    Returns:
+        A line that says so.
+
+    Raises:
+        CheckpointError: the file holds another network.
+    """
+    network.load_state_dict(load_checkpoint(path, network.config).state_dict())
+    return f"fine-tuning {path}: all its weights, a new schedule and optimiser"
 
 
 def _listing(names: list[str], limit: int = 8) -> str:

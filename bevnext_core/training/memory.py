@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -10,6 +12,7 @@ from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.training.dataset import Batch
 from bevnext_core.training.gradient_checkpointing import enable_checkpointing
+from bevnext_core.training.shared_runs import SharedBatch, join_runs
 from bevnext_core.training.training_forward import TrainingForward
 
 
@@ -51,6 +54,33 @@ def synthetic_batch(config: ModelConfig, samples: int = 1, seed: int = 0) -> Bat
         torch.from_numpy(depth.astype(np.float32)),
         ["synthetic"] * samples,
     )
+
+
+def synthetic_runs(config: ModelConfig, length: int, runs: int, seed: int = 0) -> SharedBatch:
+    """Runs of ``length`` frames in mid-scene, the ego going 4 m from frame to frame; for measurements only."""
+    history = config.history.frames
+    one_frame = replace(config, history=replace(config.history, frames=0))
+    made = []
+    for number in range(runs):
+        frames = synthetic_batch(one_frame, length + history, seed + number)
+        windows = synthetic_batch(config, length, seed + number)
+        windows.geometry.translation[..., 0] -= 4.0 * torch.arange(history + 1).view(1, -1, 1)
+        # The samples come first, oldest first; then the frames before them, newest first.
+        time = torch.arange(length).view(-1, 1) - torch.arange(history + 1)
+        slots = torch.where(time >= 0, time, length - 1 - time)
+        made.append(
+            SharedBatch(
+                frames.canvas[:, 0],
+                frames.geometry,
+                slots,
+                windows.geometry,
+                windows.boxes,
+                windows.labels,
+                windows.depth,
+                windows.tokens,
+            )
+        )
+    return join_runs(made)
 
 
 def kept_bytes(config: ModelConfig, checkpointing: bool) -> tuple[int, int]:

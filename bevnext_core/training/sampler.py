@@ -34,6 +34,11 @@ class EpochSampler:
         """Steps of a whole epoch."""
         return -(-len(self.frames) // (self.batch * self.ranks))
 
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch."""
+        return len(self.frames)
+
     def start(self, epoch: int, step: int = 0) -> None:
         """The next iteration gives ``epoch`` from ``step`` on."""
         self.epoch, self.first_step = epoch, step

@@ -31,7 +31,7 @@ def open_tensorboard(folder: Path, log: logging.Logger) -> Board | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        log.info("TensorBoard is not installed, so no curves are written: pip install tensorboard")
+        log.info("TensorBoard is not installed, so no curves are written: pip install bevnext_ros[train]")
         return None
     return Board(SummaryWriter(str(folder)))
 
@@ -75,7 +75,7 @@ def sample_pictures(batch: Batch, maps: HeadMaps, config: ModelConfig) -> dict[s
     pictures["bev"] = _from_above(layers, config)
     geometry = batch.geometry.frame(0)
     for index, camera in enumerate(config.cameras):
-        canvas = batch.canvas[0, 0, index].cpu().numpy().copy()
+        canvas = batch.present_canvas()[0, index].cpu().numpy().copy()
         for layer, color in layers:
             _draw_in_image(canvas, layer, color, geometry, index)
         pictures[f"camera/{camera}"] = canvas

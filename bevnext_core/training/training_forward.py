@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.preprocess import canvas_colors, normalize
+from bevnext_core.training.batch_statistics import BatchStatistics, evaluating
 from bevnext_core.training.dataset import Batch
 from bevnext_core.training.depth_targets import depth_loss
 from bevnext_core.training.losses import MeanOverRanks, detection_losses, same
+from bevnext_core.training.shared_runs import SharedBatch
 from bevnext_core.training.targets import detection_targets
 
 
@@ -26,9 +27,9 @@ class ForwardOptions:
 
     Attributes:
         history: ``sequential``, the published recipe: one frame at a time, each batch norm with the statistics of
-            that frame, and updated by it. The other two change the recipe and are faster: ``batched``, all
-            history frames in one batch with common statistics; ``frozen``, the same with the running
-            statistics, which then only the present frame updates.
+            that frame, and updated by it. The other two change the recipe: ``batched``, every norm has one set of
+            statistics, over all frames of the window, the present one included, and is updated once; ``frozen``,
+            all history frames in one batch with the running statistics, which only the present frame updates.
         history_precision: of the history's convolutions; ``fp32`` as published.
     """
 
@@ -60,14 +61,17 @@ class TrainingForward(nn.Module):
             batch: on the network's device.
             with_history: ``False`` puts zeros in place of the history's BEV maps.
         """
-        config = self.network.config
         frames = batch.canvas.shape[1] if with_history else 1
         images = normalize(batch.canvas[:, :frames])
         # The published recipe gives the present frame's colours to every frame's CRF.
         colors = canvas_colors(batch.canvas[:, 0])
         maps = self._window(images, colors, batch.geometry, with_history)
+        return self._losses(maps, batch)
+
+    def _losses(self, maps: HeadMaps, batch: Batch | SharedBatch) -> dict[str, Tensor]:
+        config = self.network.config
         targets = detection_targets(batch.boxes, batch.labels, config)
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(maps.depth.device.type, enabled=False):
             losses = {
                 "loss_depth": depth_loss(
                     maps.depth, batch.depth.flatten(0, 1), config.depth, config.training.depth_loss_weight
@@ -80,26 +84,35 @@ class TrainingForward(nn.Module):
     def _window(self, images: Tensor, colors: Tensor, geometry: CameraGeometry, with_history: bool) -> HeadMaps:
         """``images [B, F, N, 3, H, W]``, ``colors [B, N, 3, h, w]``; geometry of all frames."""
         network, options = self.network, self.options
+        frames = network.config.history.frames + 1
         present = geometry.frame(0)
         parameters = present.camera_parameters().flatten(0, 2)
-        encoded = network.encode(images[:, 0].flatten(0, 1), colors.flatten(0, 1), parameters)
-        key = network.lift(encoded, network.view_transform.plan(present))
-        lifted = [key]
-        history = network.config.history.frames
+        past: list[Tensor] = []
+        # Under ``batched`` a first pass without gradients over all frames gives the statistics and the history; the
+        # present frame then runs again, alone, with gradients.
+        statistics = BatchStatistics((network.backbone, network.depth_net, network.pre_process))
+        batched = with_history and options.history == "batched" and frames > 1
+        with statistics if batched else nullcontext():
+            if batched:
+                whole = self._past(images, colors, geometry, parameters)
+                past = [whole.unflatten(1, (frames, -1))[:, 1:].flatten(1, 2)]
+            with statistics.joint() if batched else nullcontext():
+                encoded = network.encode(images[:, 0].flatten(0, 1), colors.flatten(0, 1), parameters)
+                key = network.lift(encoded, network.view_transform.plan(present))
         if not with_history:
-            lifted += [torch.zeros_like(key)] * history
+            past = [torch.zeros_like(key)] * (frames - 1)
         elif options.history == "sequential":
-            for index in range(1, history + 1):
-                lifted.append(self._past(images[:, index : index + 1], colors, geometry.frame(index), parameters))
-        elif history:
-            past = [geometry.frame(index) for index in range(1, history + 1)]
-            with _frozen_norms(network) if options.history == "frozen" else nullcontext():
-                lifted.append(self._past(images[:, 1:], colors, join_frames(past), parameters))
-        return network.detect(torch.cat(lifted, 1), encoded, present)
+            for index in range(1, frames):
+                past.append(self._past(images[:, index : index + 1], colors, geometry.frame(index), parameters))
+        elif options.history == "frozen" and frames > 1:
+            with evaluating([module for module in network.modules() if isinstance(module, _BatchNorm)]):
+                rest = join_frames([geometry.frame(index) for index in range(1, frames)])
+                past = [self._past(images[:, 1:], colors, rest, parameters)]
+        return network.detect(torch.cat([key, *past], 1), encoded, present)
 
     @torch.no_grad()
     def _past(self, images: Tensor, colors: Tensor, geometry: CameraGeometry, parameters: Tensor) -> Tensor:
-        """F history frames in one batch: ``[B, F*C, Y, X]``."""
+        """F frames in one batch, without gradients: ``[B, F*C, Y, X]``."""
         network = self.network
         batch, frames, cameras = images.shape[:3]
         colors = colors[:, None].expand(-1, frames, -1, -1, -1, -1).flatten(0, 2)
@@ -116,15 +129,3 @@ def join_frames(frames: list[CameraGeometry]) -> CameraGeometry:
     names = ("rotation", "translation", "intrinsics", "image_rotation", "image_translation", "valid")
     joined = {name: torch.cat([getattr(frame, name) for frame in frames], 1) for name in names}
     return CameraGeometry(**joined, bda=frames[0].bda)
-
-
-@contextmanager
-def _frozen_norms(network: nn.Module) -> Iterator[None]:
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
-    for norm in norms:
-        norm.eval()
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.train()

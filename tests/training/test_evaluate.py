@@ -1,4 +1,4 @@
-"""training/evaluate.py: modes, several processes, and the pictures of training."""
+"""training/evaluate.py and ``bevnext evaluate``: modes, several processes; and the pictures of training."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bevnext_core.checkpoint import save_checkpoint
+from bevnext_core.cli.main import main
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detector import Detector
 from bevnext_core.network.bevnext import BEVNeXt
@@ -71,6 +72,72 @@ def test_streaming_mode_is_what_the_detector_streams(folder: Path, capsys: Any) 
     detector = Detector.from_checkpoint(folder / "c.safetensors")
     for frame in reader.frames("scene-0553"):
         assert submission[frame.token] == json.loads(json.dumps(submission_records(detector.step(frame))))
+
+
+def test_past_frames_can_have_their_own_colours_and_parameters_in_a_window(folder: Path, capsys: Any) -> None:
+    """A window under the node's options finds what the node finds."""
+    script.main(options(folder, "own_stream", "--mode", "streaming"))
+    script.main(options(folder, "own_window", "--crf-canvas", "own", "--camera-params", "own"))
+    assert "mode window (crf_canvas own, camera_params own)" in capsys.readouterr().out
+    found = [
+        {token: [round(r["detection_score"], 3) for r in records] for token, records in submission.items()}
+        for submission in (read_submission(folder / f"own_{mode}" / "submission.json")["results"]
+                           for mode in ("stream", "window"))
+    ]
+    assert found[0] == found[1]
+
+
+# ---------------------------------------------------------------------------------------------- bevnext evaluate
+def command(folder: Path, *more: str) -> list[str]:
+    values = ["evaluate", "--checkpoint", folder / "c.safetensors", "--dataroot", folder / "data", "--split"]
+    return [str(value) for value in [*values, "mini_train", "--device", "cpu"]] + list(more)
+
+
+@pytest.mark.parametrize("mode", ["window", "streaming"])
+def test_the_command_gives_what_the_script_gives(folder: Path, mode: str, capsys: Any) -> None:
+    script.main(options(folder, f"as_{mode}", "--mode", mode))
+    expected = capsys.readouterr().out
+    out, kept = folder / f"{mode}.json", folder / f"{mode}_submission.json"
+    more = ["--out", str(out), "--submission-out", str(kept)]
+    assert main(command(folder, *more, *(["--mode", mode] if mode == "streaming" else []))) == 0
+    assert capsys.readouterr().out == expected
+    results = [json.loads(path.read_text()) for path in (out, folder / f"as_{mode}" / "results.json")]
+    for result in results:
+        del result["eval_time"]
+    assert results[0] == results[1]
+    assert kept.read_text() == (folder / f"as_{mode}" / "submission.json").read_text()
+    inference = json.loads(out.read_text())["inference"]
+    assert inference["mode"] == mode and inference["crf_canvas"] == ("key" if mode == "window" else "own")
+
+
+def test_the_command_takes_the_detectors_options_and_scenes(folder: Path, capsys: Any) -> None:
+    more = ["--scene", "scene-0553", "--crf-canvas", "own", "--precision", "bf16", "--out", str(folder / "part.json")]
+    assert main(command(folder, *more)) == 0
+    text = capsys.readouterr().out
+    assert "mode window (crf_canvas own, camera_params key), bf16" in text and "scenes scene-0553 only" in text
+    results = json.loads((folder / "part.json").read_text())
+    assert results["samples"] == 3 and results["inference"]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--scene", "scene-0103"], "the split 'mini_train' has no scene 'scene-0103'"),
+        (["--split", "nothing"], "unknown split 'nothing'"),
+        (["--checkpoint", "gone.safetensors"], "gone.safetensors"),
+    ],
+)
+def test_mistakes_are_one_line(folder: Path, capsys: Any, more: list[str], message: str) -> None:
+    assert main(command(folder, *more)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_mode_belongs_to_a_checkpoint(folder: Path, capsys: Any) -> None:
+    data = ["evaluate", "--dataroot", str(folder / "data"), "--eval-set", "mini_train"]
+    assert main([*data, "--submission", "s.json", "--mode", "window", "--precision", "fp32"]) == 2
+    assert "--mode, --precision: only with --checkpoint" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*data, "--submission", "s.json", "--checkpoint", "c"])
 
 
 @pytest.mark.slow

@@ -207,6 +207,7 @@ def test_without_lidar_a_run_is_possible_when_it_is_asked_for(own_folder: Path) 
         (["--set", "training.epochs=0"], "epochs"),
         (["--stage", "1"], "is a configuration of stage 2"),
         (["--resume", "nowhere.pt"], "no such checkpoint"),
+        (["--history", "batched", "--gradient-checkpointing", "on"], "does not go with --gradient-checkpointing"),
     ],
 )
 def test_wrong_options_end_with_one_clear_line(folder: Path, capsys: Any, more: list[str], message: str) -> None:
