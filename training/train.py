@@ -147,6 +147,8 @@ def resolve_config(options: argparse.Namespace) -> ModelConfig:
     if config.training.stage != options.stage:
         raise ConfigError(f"--stage {options.stage}, but '{config.name}' is a configuration of stage "
                           f"{config.training.stage}")
+    if sum(map(bool, (options.from_scratch, options.fine_tune, options.init_from))) > 1:
+        raise ConfigError("--from-scratch, --fine-tune and --init-from are three ways to start: choose one")
     if options.history == "shared" and not config.history.frames:
         raise ConfigError(f"--history shared: '{config.name}' has no history to share")
     if options.history == "batched" and options.gradient_checkpointing != "off":
@@ -160,7 +162,7 @@ def claim_work_dir(folder: Path, config: ModelConfig, options: argparse.Namespac
     run = {key: value for key, value in vars(options).items() if key not in NOT_PART_OF_THE_RUN}
     resolved = {"model": config_to_mapping(config), "run": run | {"processes": processes.count}}
     path = folder / "config.yaml"
-    if path.exists():
+    if path.exists() and any(folder.glob("*.pt")):  # a run that never got to a checkpoint binds nobody
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
         different = _differences(found, yaml.safe_load(yaml.safe_dump(_plain(resolved))))
         if different:
@@ -468,8 +470,6 @@ def find_checkpoint(
 
 def initialise(network: BEVNeXt, config: ModelConfig, options: argparse.Namespace) -> list[str]:
     """Give a new network its initial weights; returns what to log."""
-    if sum(map(bool, (options.from_scratch, options.fine_tune, options.init_from))) > 1:
-        raise ConfigError("--from-scratch, --fine-tune and --init-from are three ways to start: choose one")
     if options.from_scratch:
         return ["random initial weights (--from-scratch)"]
     if options.fine_tune is not None:

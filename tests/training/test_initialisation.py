@@ -19,7 +19,12 @@ from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.errors import CheckpointError
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.published_names import published_names
-from bevnext_core.training.initialisation import load_imagenet, load_perspective, load_stage_1
+from bevnext_core.training.initialisation import (
+    load_imagenet,
+    load_perspective,
+    load_same_network,
+    load_stage_1,
+)
 from tests.paths import ROOT
 from tests.training.tiny import tiny_config
 
@@ -186,3 +191,31 @@ def test_stage_2_runs_from_a_stage_1_result(tmp_path: Path) -> None:
     options = [a for a in arguments(tmp_path) if a != "--from-scratch"]
     assert script.main([*options, "--init-from", str(tmp_path / "one.safetensors"), "--max-steps", "1"]) == 0
     assert "entries taken" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_fine_tuning_takes_every_weight_of_the_same_network(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, stage=2)
+    path = tmp_path / "c.safetensors"
+    source, network = BEVNeXt(config), BEVNeXt(config)
+    save_checkpoint(path, source.state_dict(), config)
+    assert "all its weights" in load_same_network(network, path)
+    for name, value in source.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+    other = tiny_config(tmp_path, stage=1)
+    with pytest.raises(CheckpointError, match=r"whose .* differ"):
+        load_same_network(BEVNeXt(other), path)
+
+
+def test_a_run_starts_from_a_trained_network_in_one_way(tmp_path: Path, capsys: Any) -> None:
+    from tests.training.tiny import arguments, tiny_dataroot
+    from training import train as script
+
+    tiny_dataroot(tmp_path)
+    config = tiny_config(tmp_path, stage=1)
+    path = tmp_path / "one.safetensors"
+    save_checkpoint(path, BEVNeXt(config).state_dict(), config)
+    options = [a for a in arguments(tmp_path, stage=1) if a != "--from-scratch"]
+    assert script.main([*options, "--fine-tune", str(path), "--from-scratch"]) == 1
+    assert "choose one" in capsys.readouterr().err
+    assert script.main([*options, "--fine-tune", str(path), "--max-steps", "1"]) == 0
+    assert f"fine-tuning {path}" in (tmp_path / "run" / "log.txt").read_text()
