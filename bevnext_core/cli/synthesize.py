@@ -66,7 +66,11 @@ def run(args: argparse.Namespace) -> int:
         Path(args.out).expanduser(), args.split, args.seed, args.scenes, args.image_size, bool(args.sweeps)
     )
     with tqdm(total=order.scenes * order.key_frames, unit="key frame", disable=None) as bar:
-        made, there = generate(order, workers, lambda count: bar.update(count) and None)
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        made, there = generate(order, workers, advance)
     kept = f", {there} were there already" if there else ""
     version = SPLITS[order.split].version
     print(
