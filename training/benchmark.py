@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import sys
 import time
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", choices=("off", "bf16"), default="off")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--only", default="", help="cases whose name holds this text")
     options = parser.parse_args()
     config = load_config(options.config)
     device = torch.device(options.device)
@@ -55,14 +57,18 @@ def main() -> None:
           f"{torch.get_num_threads()} threads{', channels last' if options.channels_last else ''}")
     batch = synthetic_batch(config, options.batch).to(device)
     for name, (forward_options, checkpointing) in list(CASES.items())[: None if config.history.frames else 2]:
+        if options.only not in name:
+            continue
         network = BEVNeXt(config)
         if checkpointing:
             enable_checkpointing(network)
         measure(name, TrainingForward(network, forward_options), batch, options.batch, options)
     for length in SHARED_RUNS if config.history.frames else ():
         if options.batch % length == 0:
-            runs = synthetic_runs(config, length, options.batch // length).to(device)
             name = f"shared, {options.batch // length} runs of {length}"
+            if options.only not in name:
+                continue
+            runs = synthetic_runs(config, length, options.batch // length).to(device)
             measure(name, SharedForward(BEVNeXt(config)), runs, options.batch, options)
 
 
@@ -89,9 +95,12 @@ def measure(name: str, step: TrainingForward, batch: Batch | SharedBatch, sample
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     speeds = sorted(samples / value for value in seconds[1:])
-    memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB" if device.type == "cuda" else "-"
+    if device.type == "cuda":
+        memory = f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
+    else:  # of the process up to now: one case a process (--only) gives that case's
+        memory = f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
     print(f"  {name:<28}{statistics.median(speeds):8.3f} samples/s ({speeds[0]:.3f} to {speeds[-1]:.3f})   "
-          f"peak GPU memory {memory}", flush=True)
+          f"{memory}", flush=True)
 
 
 if __name__ == "__main__":
