@@ -74,13 +74,11 @@ inline bool any(Vec<T> value) {
 // 2^n times a polynomial (Taylor's, to degree 7) in the rest, which is at most ln(2) / 2.
 inline Vec<float> exponential(Vec<float> x) {
     typedef int32_t Integers __attribute__((vector_size(kBytes)));
-    const Vec<float> lowest = Vec<float>{} - 87.3f;
-    const auto tiny = x < lowest;
-    const Vec<float> clamped = tiny ? lowest : x;
+    const auto tiny = x < Vec<float>{} - 87.3f;
     // Adding 1.5 * 2^23 rounds to an integer, and leaves it in the lowest bits.
-    const Vec<float> shifted = clamped * 1.44269504f + 12582912.0f;
+    const Vec<float> shifted = x * 1.44269504f + 12582912.0f;
     const Vec<float> n = shifted - 12582912.0f;
-    const Vec<float> r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+    const Vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     Vec<float> p = r * (1.0f / 5040) + 1.0f / 720;
     p = p * r + 1.0f / 120;
     p = p * r + 1.0f / 24;

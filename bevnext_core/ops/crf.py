@@ -1,11 +1,11 @@
 """Mean field of the depth CRF: softmax of logits, pulled towards the neighbours that look alike.
 
-``mean_field(logits, kernel, weight, iterations)`` is the one entry. There are two forms:
+``mean_field(logits, kernel, weight, iterations)`` is the one entry. There are three forms:
 
-- ``c++`` on the CPU: a registered operator (:mod:`bevnext_core.ops.crf_op`), compiled on first use. The product
-  with |a - b| is two running sums over the bins, messages are exchanged only where the kernel is not 0, and the
-  iterations run in the cache. Deterministic, the gradients too.
-- ``plain``: the definition in plain PyTorch, for any device. It is the oracle of the other, and what is used
+- ``c++`` on the CPU and ``cuda`` on a GPU: registered operators (:mod:`bevnext_core.ops.crf_op`), compiled on
+  first use. The product with |a - b| is two running sums over the bins, messages are exchanged only where the
+  kernel is not 0, and the iterations run in the cache or in registers. Deterministic, the gradients too.
+- ``plain``: the definition in plain PyTorch, for any device. It is the oracle of the others, and what is used
   (with one line in the log) where there is no compiler.
 
 ``mean_field_form(device)`` tells which one is in use. The environment variable ``BEVNEXT_CRF`` decides: ``auto``
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def mean_field_form(device: torch.device | str = "cpu") -> str:
-    """The form that :func:`mean_field` takes on ``device``: ``c++`` or ``plain``. Builds it when needed.
+    """The form that :func:`mean_field` takes on ``device``: ``c++``, ``cuda`` or ``plain``. Builds it when needed.
 
     Raises:
         ConfigError: ``BEVNEXT_CRF`` is not one of auto, native, plain.
@@ -74,7 +74,8 @@ def mean_field(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) 
     Returns:
         ``[M, D, h, w]``, sums to one over D; contiguous.
     """
-    if _form(logits.device.type) == "plain":
+    form = _form(logits.device.type)
+    if form == "plain" or (form == "cuda" and logits.shape[1] > crf_op.MAX_CUDA_BINS):
         return mean_field_plain(logits, kernel, weight, iterations)
     return torch.ops.bevnext.crf(logits, kernel, weight, iterations)
 

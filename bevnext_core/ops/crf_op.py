@@ -1,14 +1,14 @@
 """The operators ``bevnext::crf`` and ``bevnext::crf_backward``: mean field of the depth CRF.
 
 Registered with PyTorch: they have gradients and shape inference, and stand in traced, compiled and exported
-programs as one node each. The work is done by ``crf.cpp`` on the CPU.
+programs as one node each. The work is done by ``crf.cpp`` on the CPU and ``crf.cu`` on a GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,8 @@ from bevnext_core import native
 from bevnext_core.native import NativeBuildError
 
 FOLDER = Path(__file__).parent
+
+MAX_CUDA_BINS = 512
 
 _NAMES = {torch.float32: "float", torch.float64: "double"}
 
@@ -31,6 +33,13 @@ def build(kind: str) -> str:
     if kind == "cpu":
         _cpu_library()
         return "c++"
+    if kind == "cuda":
+        for index in range(torch.cuda.device_count()):
+            with torch.cuda.device(index):
+                code = cuda_library(index).crf_cuda_check()
+            if code:
+                raise NativeBuildError(f"the kernels do not run on GPU {index} (CUDA error {code})")
+        return "cuda"
     raise NativeBuildError(f"there is no compiled form for {kind}")
 
 
@@ -44,6 +53,26 @@ def _cpu_library() -> ctypes.CDLL:
     return library
 
 
+@functools.cache
+def _cuda_library(*capabilities: tuple[int, int]) -> ctypes.CDLL:
+    return declare_cuda(native.load_cuda(FOLDER / "crf.cu", capabilities))
+
+
+def declare_cuda(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Argument types of ``crf.cu``."""
+    p, i = ctypes.c_void_p, ctypes.c_int
+    for name in _NAMES.values():
+        getattr(library, f"crf_cuda_forward_{name}").argtypes = [p, p, p, p, p, i, i, p, p, p, p]
+        getattr(library, f"crf_cuda_backward_{name}").argtypes = [p, p, p, p, p, p, p, i, i, p, p, p, p, p, p]
+    return library
+
+
+def cuda_library(device: torch.device | int) -> ctypes.CDLL:
+    """The kernels for one GPU, as a library with a C interface."""
+    return _cuda_library(torch.cuda.get_device_capability(device))
+
+
+# -------------------------------------------------------------------------------------------- on the CPU
 @torch.library.custom_op("bevnext::crf", mutates_args=(), device_types="cpu")
 def crf(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> Tensor:
     """Distribution ``[M, D, h, w]``, contiguous; arguments as in ``bevnext_core.ops.crf.mean_field``."""
@@ -66,9 +95,7 @@ def crf_backward(
     grad: Tensor, logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the logits (contiguous) and of the weight. The iterations are computed again, in the cache."""
-    _check(logits, kernel, weight, iterations)
-    if grad.shape != logits.shape or grad.dtype != logits.dtype:
-        raise ValueError(f"gradient {tuple(grad.shape)} {grad.dtype} of {tuple(logits.shape)} {logits.dtype}")
+    _check(logits, kernel, weight, iterations, grad)
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     weight_grad = torch.empty(1, dtype=torch.float64)
     _call(
@@ -85,6 +112,91 @@ def _(grad: Tensor, logits: Tensor, kernel: Tensor, weight: Tensor, iterations: 
     return out, torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
 
 
+# -------------------------------------------------------------------------------------------- on a GPU
+@crf.register_kernel("cuda")
+def _(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> Tensor:
+    _check(logits, kernel, weight, iterations)
+    with torch.cuda.device(logits.device):
+        stream = torch.cuda.current_stream(logits.device).cuda_stream
+        return cuda_forward(cuda_library(logits.device), stream, logits, kernel, weight, iterations)
+
+
+@crf_backward.register_kernel("cuda")
+def _(grad: Tensor, logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    _check(logits, kernel, weight, iterations, grad)
+    with torch.cuda.device(logits.device):
+        stream = torch.cuda.current_stream(logits.device).cuda_stream
+        return cuda_backward(cuda_library(logits.device), stream, grad, logits, kernel, weight, iterations)
+
+
+def cuda_forward(
+    library: ctypes.CDLL, stream: int, logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int
+) -> Tensor:
+    """What the operator does on a GPU; arguments as there. Nothing waits for the device."""
+    per_lane, patches = _row(logits)
+    out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    _launch(
+        getattr(library, f"crf_cuda_forward_{_NAMES[logits.dtype]}"),
+        *(
+            logits,
+            logits.stride(),
+            _kernel(kernel, logits),
+            _weight(weight, logits),
+            logits.shape,
+            iterations,
+        ),
+        *(per_lane, logits.new_empty(2, patches, 32 * per_lane), _flags(logits, patches), out, stream),
+    )
+    return out
+
+
+def cuda_backward(
+    library: ctypes.CDLL,
+    stream: int,
+    grad: Tensor,
+    logits: Tensor,
+    kernel: Tensor,
+    weight: Tensor,
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """What the operator of the gradients does on a GPU; arguments as there."""
+    per_lane, patches = _row(logits)
+    out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    shares = logits.new_empty(patches)
+    _launch(
+        getattr(library, f"crf_cuda_backward_{_NAMES[logits.dtype]}"),
+        *(grad, grad.stride(), logits, logits.stride(), _kernel(kernel, logits), _weight(weight, logits)),
+        *(logits.shape, iterations, per_lane, logits.new_empty(iterations + 1, patches, 32 * per_lane)),
+        *(logits.new_empty(3, patches, 32 * per_lane), _flags(logits, patches), out, shares, stream),
+    )
+    return out, shares.sum(dtype=torch.float64).to(weight.dtype).reshape(weight.shape)
+
+
+def _row(logits: Tensor) -> tuple[int, int]:
+    """How many bins a lane of the patch's warp holds, and how many patches there are."""
+    cameras, bins, height, width = logits.shape
+    if bins > MAX_CUDA_BINS:
+        raise ValueError(f"{bins} depth bins: the GPU form takes at most {MAX_CUDA_BINS}")
+    per_lane = 1
+    while 32 * per_lane < bins:
+        per_lane *= 2
+    return per_lane, cameras * height * width
+
+
+def _flags(logits: Tensor, patches: int) -> Tensor:
+    return torch.empty(patches, dtype=torch.uint8, device=logits.device)
+
+
+def _weight(weight: Tensor, logits: Tensor) -> Tensor:
+    return weight.to(logits.device, logits.dtype).contiguous()
+
+
+def _launch(function: Callable[..., int], *arguments: Tensor | Sequence[int] | int) -> None:
+    if code := function(*_values(arguments)):
+        raise RuntimeError(f"the depth CRF on the GPU failed: CUDA error {code}")
+
+
+# -------------------------------------------------------------------------------------------- gradients
 def _setup_context(ctx, inputs: tuple, output: Tensor) -> None:
     logits, kernel, weight, ctx.iterations = inputs
     ctx.save_for_backward(logits, kernel, weight)
@@ -98,7 +210,9 @@ def _backward(ctx, grad: Tensor) -> tuple:
 crf.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _check(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> None:
+def _check(
+    logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int, grad: Tensor | None = None
+) -> None:
     """The compiled code trusts these."""
     if logits.dim() != 4 or logits.dtype not in _NAMES or not logits.shape[1]:
         raise ValueError(
@@ -114,6 +228,15 @@ def _check(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> N
         raise ValueError(
             f"weight must have one element, not {weight.numel()}; iterations {iterations} not be negative"
         )
+    if grad is not None and (grad.shape, grad.dtype, grad.device) != (
+        logits.shape,
+        logits.dtype,
+        logits.device,
+    ):
+        raise ValueError(
+            f"gradient: {tuple(grad.shape)} {grad.dtype} on {grad.device}, expected as the logits, "
+            f"{tuple(logits.shape)} {logits.dtype} on {logits.device}"
+        )
 
 
 def _kernel(kernel: Tensor, logits: Tensor) -> Tensor:
@@ -121,6 +244,12 @@ def _kernel(kernel: Tensor, logits: Tensor) -> Tensor:
 
 
 def _call(name: str, *arguments: Tensor | Sequence[int] | float) -> None:
+    if getattr(_cpu_library(), name)(*_values(arguments), torch.get_num_threads()):
+        raise MemoryError(f"{name}: not enough memory")
+
+
+def _values(arguments: Sequence[Tensor | Sequence[int] | float]) -> list:
+    """As the C interface takes them: addresses of tensors, and of arrays of integers."""
     values: list = []
     for argument in arguments:
         if isinstance(argument, Tensor):
@@ -129,5 +258,4 @@ def _call(name: str, *arguments: Tensor | Sequence[int] | float) -> None:
             values.append((ctypes.c_int64 * len(argument))(*argument))
         else:
             values.append(argument)
-    if getattr(_cpu_library(), name)(*values, torch.get_num_threads()):
-        raise MemoryError(f"{name}: not enough memory")
+    return values

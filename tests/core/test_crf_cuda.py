@@ -1,0 +1,145 @@
+"""The CRF's kernels: emulated on the CPU, compiled for every architecture, and, where there is one, on a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bevnext_core import native
+from bevnext_core.native import NativeBuildError
+from bevnext_core.ops import crf_op
+from bevnext_core.ops.crf import mean_field, mean_field_form, mean_field_plain
+from tests.core.test_crf import KERNELS, case
+
+SOURCE = crf_op.FOLDER / "crf.cu"
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels compiled as C++, each thread of a block a fiber."""
+    library = tmp_path_factory.mktemp("cuda") / "emulated.so"
+    flags = "-std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -Wno-unknown-pragmas -DBEVNEXT_EMULATE_CUDA"
+    command = [*native.compiler(), *flags.split(), "-I", str(Path(__file__).parent), "-x", "c++", str(SOURCE)]
+    subprocess.run([*command, "-o", str(library)], check=True)
+    return crf_op.declare_cuda(ctypes.CDLL(str(library)))
+
+
+def with_gradients(
+    form, logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int, grad: Tensor
+) -> tuple[Tensor, ...]:
+    inputs = (logits.detach().requires_grad_(), weight.detach().requires_grad_())
+    q = form(inputs[0], kernel, inputs[1], iterations)
+    return q.detach(), *torch.autograd.grad(q, inputs, grad, materialize_grads=True)
+
+
+def through_emulation(
+    library: ctypes.CDLL, logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int, grad: Tensor
+) -> tuple[Tensor, ...]:
+    q = crf_op.cuda_forward(library, 0, logits, kernel, weight, iterations)
+    return q, *crf_op.cuda_backward(library, 0, grad, logits, kernel, weight, iterations)
+
+
+def assert_equal_to_plain(found: tuple[Tensor, ...], *arguments) -> None:
+    """Against the plain form in double precision."""
+    wide = [value.double() if isinstance(value, Tensor) else value for value in arguments]
+    rounding = 1e-11 if found[0].dtype == torch.float64 else 3e-5
+    for value, expected in zip(found, with_gradients(mean_field_plain, *wide), strict=True):
+        assert value.shape == expected.shape
+        if value.numel():
+            assert (value.double() - expected).abs().max() <= rounding * expected.abs().max().clamp(min=1e-3)
+
+
+# -------------------------------------------------------------------------------------------- emulated
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_emulated_kernels(kind: str, dtype: torch.dtype, emulated: ctypes.CDLL) -> None:
+    """Odd sizes, every kind of kernel, no, one and several iterations, in both memory layouts."""
+    logits, kernel, weight = case(kind, (2, 35, 3, 5), dtype)
+    grad = torch.randn(logits.shape, dtype=dtype)
+    for iterations in (0, 1, 4):
+        found = through_emulation(emulated, logits, kernel, weight, iterations, grad)
+        assert found[0].is_contiguous() and found[1].is_contiguous()
+        assert_equal_to_plain(found, logits, kernel, weight, iterations, grad)
+    last = [values.contiguous(memory_format=torch.channels_last) for values in (logits, grad)]
+    again = through_emulation(emulated, last[0], kernel, weight, 4, last[1])
+    assert all(torch.equal(a, b) for a, b in zip(again, found, strict=True))
+
+
+@pytest.mark.parametrize("bins", [1, 32, 33, 118, 200, 300])
+def test_emulated_kernels_by_bins(bins: int, emulated: ctypes.CDLL) -> None:
+    logits, kernel, weight = case("patches", (1, bins, 3, 4), torch.float32)
+    grad = torch.randn(logits.shape)
+    found = through_emulation(emulated, logits, kernel, weight, 3, grad)
+    assert_equal_to_plain(found, logits, kernel, weight, 3, grad)
+
+
+def test_more_bins_than_a_warp_holds(emulated: ctypes.CDLL) -> None:
+    logits, kernel, weight = case("none", (1, 513, 1, 1), torch.float32)
+    with pytest.raises(ValueError, match="513 depth bins: the GPU form takes at most 512"):
+        crf_op.cuda_forward(emulated, 0, logits, kernel, weight, 1)
+
+
+def test_no_patches(emulated: ctypes.CDLL) -> None:
+    logits, kernel = torch.zeros(0, 4, 3, 5), torch.zeros(0, 9, 3, 5)
+    found = through_emulation(emulated, logits, kernel, torch.ones(1), 2, logits)
+    assert found[0].shape == logits.shape and found[2].item() == 0
+
+
+# -------------------------------------------------------------------------------------------- compiled
+@pytest.mark.slow
+def test_compiles_for_every_architecture() -> None:
+    try:
+        native.cuda_compiler()
+    except NativeBuildError as error:
+        pytest.skip(str(error))
+    library = native.load_cuda(SOURCE, native.CUDA_CAPABILITIES)
+    content = Path(library._name).read_bytes()
+    for major, minor in native.CUDA_CAPABILITIES:
+        assert f"sm_{major}{minor}".encode() in content
+
+
+# -------------------------------------------------------------------------------------------- on a GPU
+@pytest.fixture
+def gpu() -> str:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    assert mean_field_form("cuda") == "cuda"
+    return "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gpu_against_plain(kind: str, dtype: torch.dtype, gpu: str) -> None:
+    for shape in ((2, 35, 3, 5), (6, 118, 16, 44), (1, 300, 9, 7)):
+        logits, kernel, weight = (values.to(gpu) for values in case(kind, shape, dtype))
+        grad = torch.randn_like(logits)
+        for iterations in (0, 1, 20):
+            found = with_gradients(mean_field, logits, kernel, weight, iterations, grad)
+            assert_equal_to_plain(found, logits, kernel, weight, iterations, grad)
+            again = with_gradients(mean_field, logits, kernel, weight, iterations, grad)
+            assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.gpu
+def test_gpu_graph(gpu: str) -> None:
+    logits, kernel, weight = (values.to(gpu) for values in case("patches", (2, 35, 3, 5), torch.float32))
+    mean_field(logits, kernel, weight, 4)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        q = mean_field(logits, kernel, weight, 4)
+    logits.mul_(2)
+    graph.replay()
+    torch.testing.assert_close(q, mean_field_plain(logits, kernel, weight, 4))
+
+
+@pytest.mark.gpu
+def test_gpu_opcheck(gpu: str) -> None:
+    logits, kernel, weight = (values.to(gpu) for values in case("patches", (2, 4, 3, 5)))
+    arguments = (logits.requires_grad_(), kernel, weight.requires_grad_(), 3)
+    torch.library.opcheck(torch.ops.bevnext.crf.default, arguments)
