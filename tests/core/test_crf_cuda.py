@@ -45,13 +45,26 @@ def through_emulation(
 
 
 def assert_equal_to_plain(found: tuple[Tensor, ...], *arguments) -> None:
-    """Against the plain form in double precision."""
+    """Against the plain form in double precision.
+
+    The weight's gradient is one sum over all patches and bins of either sign, which may nearly cancel: what
+    rounding does to it goes with the terms, gradients of logits times prices of up to ``bins``, not with the sum.
+    """
     wide = [value.double() if isinstance(value, Tensor) else value for value in arguments]
     rounding = 1e-11 if found[0].dtype == torch.float64 else 3e-5
-    for value, expected in zip(found, with_gradients(mean_field_plain, *wide), strict=True):
-        assert value.shape == expected.shape
+    expected = with_gradients(mean_field_plain, *wide)
+    for value, right in zip(found, expected, strict=True):
+        assert value.shape == right.shape
+    for value, right in zip(found[:2], expected[:2], strict=True):
         if value.numel():
-            assert (value.double() - expected).abs().max() <= rounding * expected.abs().max().clamp(min=1e-3)
+            assert (value.double() - right).abs().max() <= rounding * right.abs().max().clamp(min=1e-3)
+    terms = expected[1].abs().sum() * expected[1].shape[1]
+    assert (found[2].double() - expected[2]).abs().max() <= rounding / 30 * terms
+
+
+def upstream_of(logits: Tensor) -> Tensor:
+    """The gradient that comes from above; the same in every run."""
+    return torch.randn(logits.shape, generator=torch.Generator().manual_seed(7)).to(logits)
 
 
 # -------------------------------------------------------------------------------------------- emulated
@@ -60,7 +73,7 @@ def assert_equal_to_plain(found: tuple[Tensor, ...], *arguments) -> None:
 def test_emulated_kernels(kind: str, dtype: torch.dtype, emulated: ctypes.CDLL) -> None:
     """Odd sizes, every kind of kernel, no, one and several iterations, in both memory layouts."""
     logits, kernel, weight = case(kind, (2, 35, 3, 5), dtype)
-    grad = torch.randn(logits.shape, dtype=dtype)
+    grad = upstream_of(logits)
     for iterations in (0, 1, 4):
         found = through_emulation(emulated, logits, kernel, weight, iterations, grad)
         assert found[0].is_contiguous() and found[1].is_contiguous()
@@ -73,7 +86,7 @@ def test_emulated_kernels(kind: str, dtype: torch.dtype, emulated: ctypes.CDLL) 
 @pytest.mark.parametrize("bins", [1, 32, 33, 118, 200, 300])
 def test_emulated_kernels_by_bins(bins: int, emulated: ctypes.CDLL) -> None:
     logits, kernel, weight = case("patches", (1, bins, 3, 4), torch.float32)
-    grad = torch.randn(logits.shape)
+    grad = upstream_of(logits)
     found = through_emulation(emulated, logits, kernel, weight, 3, grad)
     assert_equal_to_plain(found, logits, kernel, weight, 3, grad)
 
@@ -118,7 +131,7 @@ def gpu() -> str:
 def test_gpu_against_plain(kind: str, dtype: torch.dtype, gpu: str) -> None:
     for shape in ((2, 35, 3, 5), (6, 118, 16, 44), (1, 300, 9, 7)):
         logits, kernel, weight = (values.to(gpu) for values in case(kind, shape, dtype))
-        grad = torch.randn_like(logits)
+        grad = upstream_of(logits)
         for iterations in (0, 1, 20):
             found = with_gradients(mean_field, logits, kernel, weight, iterations, grad)
             assert_equal_to_plain(found, logits, kernel, weight, iterations, grad)
