@@ -11,6 +11,7 @@ The file reads from top to bottom: options, data, network, loop. Everything it c
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import math
 import subprocess
@@ -53,6 +54,7 @@ from bevnext_core.training.initialisation import (  # noqa: E402
     load_perspective,
     load_same_network,
     load_stage_1,
+    scale_heads,
 )
 from bevnext_core.training.memory import expected_memory  # noqa: E402
 from bevnext_core.training.sampler import EpochSampler  # noqa: E402
@@ -91,6 +93,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--backbone-weights", help="stage 1: file with the backbone's initial weights")
     add("--fine-tune", help="start from all weights of this checkpoint of the same network; a new schedule begins")
     add("--from-scratch", action="store_true", help="start from random weights")
+    add("--head-scale", type=float, default=1.0, metavar="F",
+        help="multiply the random weights of the heads' last convolutions (published: 1; 0.02 starts calmly)")
     add("--batch", type=int, default=8, help="samples per process and step (published: 8)")
     add("--learning-rate", type=float, help="instead of the published one, scaled to the batch")
     add("--seed", type=int, default=0)
@@ -149,6 +153,8 @@ def resolve_config(options: argparse.Namespace) -> ModelConfig:
                           f"{config.training.stage}")
     if sum(map(bool, (options.from_scratch, options.fine_tune, options.init_from))) > 1:
         raise ConfigError("--from-scratch, --fine-tune and --init-from are three ways to start: choose one")
+    if options.head_scale != 1 and not options.from_scratch:
+        raise ConfigError("--head-scale is about random weights: it goes with --from-scratch")
     if options.history == "shared" and not config.history.frames:
         raise ConfigError(f"--history shared: '{config.name}' has no history to share")
     if options.history == "batched" and options.gradient_checkpointing != "off":
@@ -353,8 +359,11 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
         log.info("continuing at step %d (epoch %d, step %d of it)", step, epoch, epoch_step)
     model: nn.Module = step_forward
     if processes.count > 1:
+        # Every rank keeps its own batch-norm statistics; the argument's name depends on PyTorch's version.
+        names = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         model = DistributedDataParallel(step_forward, device_ids=[device.index] if device.type == "cuda" else None,
-                                        broadcast_buffers=False)
+                                        **{sync: False})
 
     def save(epoch: int, epoch_step: int) -> None:
         states = processes.gather(random_state())
@@ -471,7 +480,8 @@ def find_checkpoint(
 def initialise(network: BEVNeXt, config: ModelConfig, options: argparse.Namespace) -> list[str]:
     """Give a new network its initial weights; returns what to log."""
     if options.from_scratch:
-        return ["random initial weights (--from-scratch)"]
+        scaled = [] if options.head_scale == 1 else [scale_heads(network, options.head_scale)]
+        return ["random initial weights (--from-scratch)", *scaled]
     if options.fine_tune is not None:
         return [load_same_network(network, options.fine_tune)]
     if config.training.stage == 2:

@@ -144,6 +144,23 @@ def load_same_network(network: BEVNeXt, path: str | Path) -> str:
     return f"fine-tuning {path}: all its weights, a new schedule and optimiser"
 
 
+@torch.no_grad()
+def scale_heads(network: BEVNeXt, factor: float) -> str:
+    """Multiply the random weights of the heads' last convolutions, so that their outputs start near their biases.
+
+    As published these weights start so large that the first heat-map losses are 1e4 to 1e5 and the first hundred
+    steps only undo it.
+
+    Returns:
+        A line that says so.
+    """
+    branches = list(network.proposal_head.tasks)
+    branches += [branch for task in network.box_head.tasks for branch in task.values()]  # type: ignore[operator]
+    for branch in branches:
+        branch[-1].weight.mul_(factor)  # type: ignore[index]
+    return f"the last convolutions of the {len(branches)} head branches start at {factor:g} of their random weights"
+
+
 def _listing(names: list[str], limit: int = 8) -> str:
     if not names:
         return "none"

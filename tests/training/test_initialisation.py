@@ -24,6 +24,7 @@ from bevnext_core.training.initialisation import (
     load_perspective,
     load_same_network,
     load_stage_1,
+    scale_heads,
 )
 from tests.paths import ROOT
 from tests.training.tiny import tiny_config
@@ -219,3 +220,31 @@ def test_a_run_starts_from_a_trained_network_in_one_way(tmp_path: Path, capsys: 
     assert "choose one" in capsys.readouterr().err
     assert script.main([*options, "--fine-tune", str(path), "--max-steps", "1"]) == 0
     assert f"fine-tuning {path}" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_scaled_heads_start_near_their_biases(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = BEVNeXt(tiny_config(tmp_path, stage=1))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert "36 head branches" in scale_heads(network, 0.02)
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert len(changed) == 36, "six heat maps and thirty regressions"
+    for name in changed:
+        torch.testing.assert_close(network.state_dict()[name], 0.02 * before[name])
+    bev = torch.randn(2, 16, 16, 16)
+    with torch.no_grad():
+        heat, boxes = network.proposal_head.train()(bev)[0], network.box_head.train()(bev)[0]
+        assert float((heat - network.proposal_head.tasks[0][-1].bias.view(1, -1, 1, 1)).abs().max()) < 1
+        assert all(float(values.abs().max()) < 1 for values in boxes.values())
+
+
+def test_head_scale_is_for_random_weights(tmp_path: Path, capsys: Any) -> None:
+    from tests.training.tiny import arguments, tiny_dataroot
+    from training import train as script
+
+    tiny_dataroot(tmp_path)
+    options = [a for a in arguments(tmp_path, stage=1) if a != "--from-scratch"]
+    assert script.main([*options, "--head-scale", "0.02"]) == 1
+    assert "goes with --from-scratch" in capsys.readouterr().err
+    assert script.main([*options, "--from-scratch", "--head-scale", "0.02", "--max-steps", "1"]) == 0
+    assert "start at 0.02 of their random weights" in (tmp_path / "run" / "log.txt").read_text()
