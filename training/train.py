@@ -104,6 +104,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--shared-run", type=int, metavar="R",
         help="for --history shared: consecutive key frames that share their augmentation (default 4)")
     add("--history-precision", choices=("fp32", "bf16"), default="fp32")
+    add("--perspective-loss", type=float, default=0.0, metavar="W",
+        help="weight of a loss on the class of each image patch, for training without pretraining (published: 0)")
     add("--history-from-epoch", type=int, default=0, help="before it, zeros stand in for the history (published: 0)")
     add("--gradient-checkpointing", choices=("off", "on", "published"), default="off",
         help="'published' also updates batch-norm statistics in the second forward")
@@ -329,12 +331,13 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
     network.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     if options.gradient_checkpointing != "off":
         enable_checkpointing(network, options.gradient_checkpointing == "published")
-    forward_options = ForwardOptions("sequential" if shared else options.history, options.history_precision)
+    forward_options = ForwardOptions("sequential" if shared else options.history, options.history_precision,
+                                     options.perspective_loss)
     step_forward = (SharedForward if shared else TrainingForward)(network, forward_options, processes.mean)
-    step_forward.train()
+    step_forward.to(device).train()
     backbone = {id(parameter) for parameter in network.backbone.parameters()}
     ratios = (1.0, training.backbone_lr_ratio)
-    groups = [{"params": [p for p in network.parameters() if (id(p) in backbone) == in_backbone]}
+    groups = [{"params": [p for p in step_forward.parameters() if (id(p) in backbone) == in_backbone]}
               for in_backbone in (False, True)]
     optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=training.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
@@ -345,6 +348,8 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
     torch.manual_seed(options.seed + 1 + processes.rank)
     if saved is not None:
         network.load_state_dict(saved["model"])
+        if step_forward.perspective is not None:
+            step_forward.perspective.load_state_dict(saved["perspective"])
         ema.load_state_dict(saved["ema"])
         optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
@@ -373,6 +378,7 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
                 "stage": training.stage, "config": config_to_mapping(config), "random": states,
                 "model": network.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
                 "scaler": scaler.state_dict(),
+                "perspective": step_forward.perspective.state_dict() if step_forward.perspective else {},
             })
 
     # ---------------------------------------------------------------- the loop
@@ -412,7 +418,7 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(total).backward()
                 scaler.unscale_(optimizer)
-                norm = nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
+                norm = nn.utils.clip_grad_norm_(step_forward.parameters(), training.gradient_clip)
                 # Gradients are averaged over the ranks, so the norm is the same on all. fp16 has its own handling.
                 if torch.isfinite(norm) or scaler.is_enabled():
                     scaler.step(optimizer)
@@ -533,8 +539,9 @@ class Progress:
         boxes = sum(v.item() for k, v in losses.items() if k.startswith("task") and not k.endswith("heatmap"))
         heat = sum(v.item() for k, v in losses.items() if k.endswith("heatmap"))
         left = (self.steps - step) * self.batch / speed
-        text = (f"loss {total.item():.3f} (heat {heat:.3f} box {boxes:.3f} depth {losses['loss_depth'].item():.3f}) "
-                f"norm {norm.item():.1f} lr {rate:.2g} {speed:.2f} samples/s wait {self.waited / seconds:.0%} "
+        extra = f" perspective {losses['loss_perspective'].item():.3f}" if "loss_perspective" in losses else ""
+        text = (f"loss {total.item():.3f} (heat {heat:.3f} box {boxes:.3f} depth {losses['loss_depth'].item():.3f}"
+                f"{extra}) norm {norm.item():.1f} lr {rate:.2g} {speed:.2f} samples/s wait {self.waited / seconds:.0%} "
                 f"memory {memory_used(self.device):.2f} GiB")
         self.bar.set_postfix_str(text)
         log.info("epoch %d step %d/%d %s left %d:%02d h skipped %d", epoch, step, self.steps, text,

@@ -31,9 +31,10 @@ class SharedForward(TrainingForward):
 
     def forward(self, batch: SharedBatch, with_history: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
         """Scalars by published name, as :meth:`TrainingForward.forward`."""
-        return self._losses(self._shared(batch, with_history), batch)
+        maps, encoded = self._shared(batch, with_history)
+        return self._losses(maps, batch, encoded.context)
 
-    def _shared(self, batch: SharedBatch, with_history: bool) -> HeadMaps:
+    def _shared(self, batch: SharedBatch, with_history: bool) -> tuple[HeadMaps, EncodedCameras]:
         network, geometry = self.network, batch.geometry
         samples, slots = batch.slots.shape
         cameras = batch.canvas.shape[1]
@@ -67,7 +68,7 @@ class SharedForward(TrainingForward):
                         )
                         plan = network.view_transform.plan(geometry.frame(slot))
                         lifted.append(network.lift(chosen, plan).float())
-        return network.detect(torch.cat(lifted, 1), encoded, present)
+        return network.detect(torch.cat(lifted, 1), encoded, present), encoded
 
 
 @torch.no_grad()

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
+from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.preprocess import canvas_colors, normalize
 from bevnext_core.training.batch_statistics import BatchStatistics, evaluating
 from bevnext_core.training.dataset import Batch
 from bevnext_core.training.depth_targets import depth_loss
 from bevnext_core.training.losses import MeanOverRanks, detection_losses, same
+from bevnext_core.training.perspective_targets import PerspectiveLoss
 from bevnext_core.training.shared_runs import SharedBatch
 from bevnext_core.training.targets import detection_targets
 
@@ -31,10 +32,12 @@ class ForwardOptions:
             statistics, over all frames of the window, the present one included, and is updated once; ``frozen``,
             all history frames in one batch with the running statistics, which only the present frame updates.
         history_precision: of the history's convolutions; ``fp32`` as published.
+        perspective_weight: of the loss of :mod:`~bevnext_core.training.perspective_targets`; 0, as published: none.
     """
 
     history: Literal["sequential", "batched", "frozen"] = "sequential"
     history_precision: Literal["fp32", "bf16"] = "fp32"
+    perspective_weight: float = 0.0
 
 
 class TrainingForward(nn.Module):
@@ -51,6 +54,8 @@ class TrainingForward(nn.Module):
         self.network = network
         self.options = options or ForwardOptions()
         self.mean_over_ranks = mean_over_ranks
+        weight = self.options.perspective_weight
+        self.perspective = PerspectiveLoss(network.config, weight) if weight else None
         self.maps: HeadMaps | None = None
         """Head maps of the latest forward, detached, for pictures."""
 
@@ -65,10 +70,12 @@ class TrainingForward(nn.Module):
         images = normalize(batch.canvas[:, :frames])
         # The published recipe gives the present frame's colours to every frame's CRF.
         colors = canvas_colors(batch.canvas[:, 0])
-        maps = self._window(images, colors, batch.geometry, with_history)
-        return self._losses(maps, batch)
+        maps, encoded = self._window(images, colors, batch.geometry, with_history)
+        return self._losses(maps, batch, encoded.context)
 
-    def _losses(self, maps: HeadMaps, batch: Batch | SharedBatch) -> dict[str, Tensor]:
+    def _losses(
+        self, maps: HeadMaps, batch: Batch | SharedBatch, context: Tensor | None = None
+    ) -> dict[str, Tensor]:
         config = self.network.config
         targets = detection_targets(batch.boxes, batch.labels, config)
         with torch.autocast(maps.depth.device.type, enabled=False):
@@ -78,10 +85,15 @@ class TrainingForward(nn.Module):
                 )
             }
             losses |= detection_losses(maps.tasks, targets, config, self.mean_over_ranks)
+            if self.perspective is not None and context is not None:
+                present = batch.geometry.frame(0)
+                losses["loss_perspective"] = self.perspective(context, batch.boxes, batch.labels, present)
         self.maps = HeadMaps([{k: v.detach() for k, v in task.items()} for task in maps.tasks], maps.depth.detach())
         return losses
 
-    def _window(self, images: Tensor, colors: Tensor, geometry: CameraGeometry, with_history: bool) -> HeadMaps:
+    def _window(
+        self, images: Tensor, colors: Tensor, geometry: CameraGeometry, with_history: bool
+    ) -> tuple[HeadMaps, EncodedCameras]:
         """``images [B, F, N, 3, H, W]``, ``colors [B, N, 3, h, w]``; geometry of all frames."""
         network, options = self.network, self.options
         frames = network.config.history.frames + 1
@@ -108,7 +120,7 @@ class TrainingForward(nn.Module):
             with evaluating([module for module in network.modules() if isinstance(module, _BatchNorm)]):
                 rest = join_frames([geometry.frame(index) for index in range(1, frames)])
                 past = [self._past(images[:, 1:], colors, rest, parameters)]
-        return network.detect(torch.cat([key, *past], 1), encoded, present)
+        return network.detect(torch.cat([key, *past], 1), encoded, present), encoded
 
     @torch.no_grad()
     def _past(self, images: Tensor, colors: Tensor, geometry: CameraGeometry, parameters: Tensor) -> Tensor:
