@@ -56,9 +56,11 @@ colcon: setup
 demo: base
 ifeq ($(DATAROOT),)
 	@$(VENV)/bin/bevnext demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --out "$(OUT)"
+else ifeq ($(CHECKPOINT),)
+	@echo "demo: DATAROOT goes with CHECKPOINT=...: the demo's own weights know the synthetic world only" >&2; exit 1
 else
 	@$(VENV)/bin/bevnext detect --dataroot "$(DATAROOT)" --version "$(VERSION)" \
-	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --out "$(OUT)"
+	  --checkpoint "$(CHECKPOINT)" --out "$(OUT)"
 endif
 
 demo-ros: setup

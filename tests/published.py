@@ -165,3 +165,13 @@ def rms_error(
     assert array.shape == golden.shape, (array.shape, golden.shape)
     scale = golden.std() if std is None else std
     return float(np.sqrt(np.mean((array - golden) ** 2)) / max(scale, 1e-12))
+
+
+def max_error(
+    value: Tensor | np.ndarray, stored: np.ndarray, stride: int = 1, std: float | None = None
+) -> float:
+    """Largest difference over the reference's standard deviation; as :func:`rms_error`."""
+    array = np.asarray(value, np.float64).reshape(-1)[::stride]
+    golden = np.asarray(stored, np.float64).reshape(-1)
+    scale = golden.std() if std is None else std
+    return float(np.abs(array - golden).max() / max(scale, 1e-12))

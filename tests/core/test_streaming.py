@@ -264,11 +264,17 @@ def test_count_takes_frames_whatever_their_age() -> None:
 
 
 # ------------------------------------------------------------------------------- full size, real frames
+@pytest.fixture(scope="module")
+def full2() -> BEVNeXt:
+    return build("full2")
+
+
 @pytest.mark.slow
-def test_full_size_streaming_equals_window() -> None:
+@pytest.mark.parametrize("options", ["own", "key"])
+def test_full_size_streaming_equals_window(full2: BEVNeXt, options: str) -> None:
     """Two steps of R50 stage 2 at 256x704."""
     frames = drive(2)
-    stream = detector(build("full2"))
+    stream = detector(full2, options, options)
     for index, frame in enumerate(frames):
         streamed = stream.step_maps(frame)
         assert largest_difference(streamed, stream.window_maps(frames[: index + 1][::-1])) <= LIMIT

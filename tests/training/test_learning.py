@@ -1,0 +1,196 @@
+"""A few minutes of training on six key frames of a synthetic drive find their objects; broken training does not.
+
+    BEVNEXT_BREAK=all .venv/bin/python -m pytest tests/training/test_learning.py
+
+breaks the training in four ways too, one at a time, and shows that the bars notice each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+
+from bevnext_core.checkpoint import save_checkpoint
+from bevnext_core.config import ModelConfig, load_config
+from bevnext_core.datasets.nuscenes import NuScenesReader
+from bevnext_core.datasets.synthetic.generate import Order, generate
+from bevnext_core.datasets.synthetic.splits import scene_names
+from bevnext_core.detector import Detector
+from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_core.preprocess import canvas_colors, normalize
+from bevnext_core.training import training_forward
+from bevnext_core.training.ablations import FrozenPose
+from bevnext_core.training.dataset import DatasetOptions, SampleRequest, TrainingDataset
+from bevnext_core.training.index import open_index
+from bevnext_core.training.split_inference import detect_scenes, options_for
+from bevnext_core.training.targets import DetectionTargets, detection_targets
+from training import ablate, train
+
+SPLIT, SEED, FRAMES, STEPS = "mini_train", 3, 6, 100
+"""A drive in which the ego does 28 m in these 2.5 s, so that its poses matter."""
+(SCENE,) = scene_names(SPLIT, 1)
+CONFIG = """
+name: learning
+channels: 16
+image: {height: 96, width: 256}
+backbone: {base_channels: 8, neck_channels: 32}
+depth: {min: 1.0, max: 60.0, step: 2.0, mid_channels: 16, crf_iterations: 3}
+bev: {extent: 51.2, cell: 1.6, z_min: -5.0, z_max: 3.0, encoder_channels: 16}
+history: {frames: 2, interval: 0.5}
+refinement: {heads: 4, height_anchors: 4, feedforward_ratio: 2}
+head: {shared_channels: 16, branch_channels: 16}
+training: {stage: 2, epochs: 1, global_batch: 6, learning_rate: 5.0e-3, warmup_iterations: 10, velocity_weight: 1.0,
+           sync_bn_epoch: null, backbone_init: none, ema_decay: 0.95, ema_ramp: 40, ema_start: 0}
+"""
+BARS = {
+    "mAP": (0.45, np.inf),
+    "mATE": (0.0, 0.7),
+    "mAOE": (0.0, 0.3),
+    "depth": (0.0, 2.0),
+    "worth of the poses": (0.02, np.inf),
+}
+"""Range of each result. Without any breakage: mAP 0.68, mATE 0.51 m, mAOE 0.05, depth 1.24 m, poses 0.06."""
+BREAKAGES = {
+    "nothing": (),
+    "sign of the sub-cell offsets": ("mAP", "mATE"),
+    "order of the BEV axes": ("mAP",),
+    "weight of the depth loss": ("depth",),
+    "poses of the history": ("worth of the poses",),
+}
+"""What is broken, and the bars of which at least one must notice."""
+
+
+def change_targets(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    def changed(boxes: Any, labels: Any, config: ModelConfig) -> DetectionTargets:
+        return change(detection_targets(boxes, labels, config), config)
+
+    monkeypatch.setattr(training_forward, "detection_targets", changed)
+
+
+def break_training(what: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Break one thing in training only, as a slip would; returns options to add."""
+    if what == "sign of the sub-cell offsets":
+        signs = torch.tensor([-1.0, -1, 1, 1, 1, 1, 1, 1, 1, 1])
+        change_targets(monkeypatch, lambda t, _: dataclasses.replace(t, values=t.values * signs))
+    elif what == "order of the BEV axes":
+        change_targets(
+            monkeypatch,
+            lambda t, config: dataclasses.replace(
+                t,
+                heatmaps=t.heatmaps.transpose(2, 3).contiguous(),
+                cell=t.cell % config.bev.size * config.bev.size + t.cell // config.bev.size,
+            ),
+        )
+    elif what == "weight of the depth loss":
+        return ["--set", "training.depth_loss_weight=0"]
+    elif what == "poses of the history":
+        true = TrainingDataset._geometry
+
+        def standing(data: TrainingDataset, present: int, window: Any, *rest: Any) -> Any:
+            return true(data, present, [present] * len(window), *rest)
+
+        monkeypatch.setattr(TrainingDataset, "_geometry", standing)
+    return []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("learning")
+    generate(Order(folder / "data", SPLIT, SEED, 1, (400, 225), False, FRAMES), 1)
+    (folder / "learning.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """What is learned may depend on the order of sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def results(folder: Path, checkpoint: Path) -> dict[str, float]:
+    """The numbers of :data:`BARS` for a network, by the official metric and in a stream."""
+    scores = {}
+    for name, kind in (("true", Detector), ("frozen", FrozenPose)):
+        reader = NuScenesReader(folder / "data", "v1.0-mini", split=SPLIT)
+        detector = kind.from_checkpoint(checkpoint, "cpu", options_for("streaming"))
+        scores[name] = ablate.scored(
+            detect_scenes(detector, reader, reader.scenes, "streaming").records, reader, SPLIT
+        )
+    errors = scores["true"].summary["tp_errors"]
+    return {
+        "mAP": scores["true"].mean_ap,
+        "mATE": float(errors["trans_err"]),
+        "mAOE": float(errors["orient_err"]),
+        "depth": depth_error(folder, checkpoint),
+        "worth of the poses": scores["true"].mean_ap - scores["frozen"].mean_ap,
+    }
+
+
+def depth_error(folder: Path, checkpoint: Path) -> float:
+    """Median difference of the expected depth from the lidar's, metres."""
+    detector = Detector.from_checkpoint(checkpoint)
+    config = detector.config
+    index = open_index(folder / "data", "v1.0-mini", folder / "index", progress=False)
+    data = TrainingDataset(index, config, [SCENE], DatasetOptions(augment=False))
+    bins = torch.tensor(config.depth.values).view(1, -1, 1, 1)
+    differences = []
+    for frame in range(FRAMES):
+        sample = data[SampleRequest(frame, 0, 0, 0)]
+        present = sample.present_canvas()
+        parameters = sample.geometry.frame(0).camera_parameters().flatten(0, 2)
+        with torch.no_grad():
+            encoded = detector.model.encode(
+                normalize(present).flatten(0, 1), canvas_colors(present).flatten(0, 1), parameters
+            )
+        true = sample.depth.flatten(0, 1)
+        known = (true >= config.depth.min) & (true < config.depth.max)
+        differences.append(((encoded.depth * bins).sum(1) - true)[known].abs())
+    return float(torch.cat(differences).median())
+
+
+def noticed(found: dict[str, float]) -> list[str]:
+    """The bars that are missed."""
+    return [name for name, (low, high) in BARS.items() if not low <= found[name] <= high]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", BREAKAGES if os.environ.get("BEVNEXT_BREAK") else ["nothing"])
+def test_training_finds_the_objects(
+    broken: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--stage", "2", "--config", str(folder / "learning.yaml"), "--dataroot", str(folder / "data")]
+    options += ["--version", "v1.0-mini", "--scenes", SCENE, "--index-dir", str(folder / "index")]
+    options += ["--from-scratch", "--head-scale", "0.02", "--perspective-loss", "1", "--no-augmentation", "--no-cbgs"]
+    options += ["--history", "shared", "--shared-run", str(FRAMES), "--batch", str(FRAMES), "--repeat", str(STEPS)]
+    options += ["--channels-last", "--workers", "0", "--device", "cpu", "--no-progress"]
+    with monkeypatch.context() as patch:
+        more = break_training(broken, patch)
+        assert train.main([*options, "--work-dir", str(tmp_path / "run"), *more]) == 0
+    found = results(folder, tmp_path / "run" / "epoch_1_ema.safetensors")
+    print({name: round(value, 4) for name, value in found.items()})
+    missed = noticed(found)
+    if broken == "nothing":
+        assert not missed, found
+    else:
+        assert set(missed) & set(BREAKAGES[broken]), found
+
+
+def test_a_network_that_learned_nothing_finds_nothing(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = load_config(folder / "learning.yaml")
+    save_checkpoint(tmp_path / "random.safetensors", BEVNeXt(config).state_dict(), config)
+    found = results(folder, tmp_path / "random.safetensors")
+    assert found["mAP"] < 0.02
+    assert {"mAP", "depth", "worth of the poses"} <= set(noticed(found))
