@@ -9,9 +9,9 @@ present frame's (``key``/``key``); a stream that does the same has to compute pa
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bevnext_core.acceleration import AcceleratedNetwork
 from bevnext_core.checkpoint import load_checkpoint
 from bevnext_core.config import ModelConfig
 from bevnext_core.decode import boxes_from_maps
@@ -33,7 +34,10 @@ from bevnext_core.history import History, HistoryOptions, Stored
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps, Source
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import for_inference
-from bevnext_core.preprocess import canvas_colors, image_transform, normalize, resize_and_crop
+from bevnext_core.preprocess import canvas_colors, image_transform, normalize
+from bevnext_core.rig_canvas import RigCanvas
+from bevnext_core.rig_state import RigState, ego_from_camera, image_sizes, joined
+from bevnext_core.upload import Uploader
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,6 +55,12 @@ class DetectorOptions:
         history: what is kept, and when it is forgotten.
         fused: run a copy of the network whose convolutions do the work of the norms, activations and sums that
             follow them (:func:`bevnext_core.network.inference.for_inference`): faster, equal up to rounding.
+        batched_lift: lift the present and all history frames in one call. ``None``: on a GPU; a CPU gains nothing
+            and would hold all frames' maps at once.
+        device_resize: resize images on the device; both ways give the same pixels. ``None``: on a GPU.
+        compile: run the network through ``torch.compile``; the first step takes a minute or more.
+        cuda_graphs: record the network as CUDA graphs in the first step. Where either cannot be had the network
+            runs without, and one line in the log says so.
     """
 
     crf_canvas: Source = "own"
@@ -59,20 +69,10 @@ class DetectorOptions:
     cameras: tuple[str, ...] | None = None
     history: HistoryOptions = field(default_factory=HistoryOptions)
     fused: bool = True
-
-
-@dataclass
-class RigState:
-    """One frame's cameras with what it takes to lift them later: encoded features, poses, calibration."""
-
-    encoded: EncodedCameras | None
-    colors: Tensor
-    own_parameters: Tensor
-    global_from_camera: np.ndarray
-    intrinsics: np.ndarray
-    image_rotation: np.ndarray
-    image_translation: np.ndarray
-    valid: np.ndarray
+    batched_lift: bool | None = None
+    device_resize: bool | None = None
+    compile: bool = False
+    cuda_graphs: bool = False
 
 
 class Detector:
@@ -88,6 +88,12 @@ class Detector:
         if self.options.fused:
             packed = None if self.options.precision == "fp32" else False  # these do not follow autocast
             self.model = for_inference(self.model, packed)
+        if self.options.compile or self.options.cuda_graphs:
+            if isinstance(model, ExportedNetwork):
+                raise ConfigError("a package of 'bevnext export' is compiled already: leave out compile, cuda_graphs")
+            self.model = AcceleratedNetwork(
+                self.model, self.options.precision, self.options.compile, self.options.cuda_graphs
+            )
         self.cameras = self.options.cameras or self.config.cameras
         if len(self.cameras) != len(self.config.cameras):
             raise ConfigError(
@@ -98,7 +104,11 @@ class Detector:
         self._history: History[RigState] = History(history.frames, history.interval, self.options.history)
         self._calibration: tuple[np.ndarray, ...] | None = None
         self._reset_reason = ""
-        self._decoders = ThreadPoolExecutor(max_workers=len(self.cameras), thread_name_prefix="resize")
+        on_gpu = self.device.type == "cuda"
+        wanted = self.options.batched_lift, self.options.device_resize
+        self._batched_lift, device_resize = (on_gpu if value is None else value for value in wanted)
+        self._upload = Uploader(self.device)
+        self._canvas = RigCanvas(self._upload, self.config.image, len(self.cameras), device_resize)
 
     @classmethod
     def from_checkpoint(
@@ -192,12 +202,12 @@ class Detector:
         frames = [self._ordered(frame) for frame in frames][:wanted]
         states, images = zip(*(self._prepare(frame) for frame in frames), strict=True)
         index = [*range(len(frames)), *([0] * (wanted - len(frames)))]
-        geometry = _join([self._geometry(states[i], frames[0]) for i in index])
+        geometry = joined([self._geometry(states[i], frames[0]) for i in index])
         with self._autocast():
             return self.model(
                 torch.stack([images[i] for i in index]).unsqueeze(0),
                 torch.stack([states[i].colors for i in index]).unsqueeze(0),
-                geometry.to(self.device),
+                self._upload.geometry(geometry),
                 crf_canvas=self.options.crf_canvas,
                 camera_params=self.options.camera_params,
                 own_parameters=torch.stack([states[i].own_parameters for i in index]).unsqueeze(0),
@@ -249,16 +259,9 @@ class Detector:
     def _prepare(self, frame: CameraFrame) -> tuple[RigState, Tensor]:
         """Network input ``[N, 3, H, W]`` and the state that goes with it (not yet encoded)."""
         target = self.config.image
-        transforms = [image_transform(width, height, target) for width, height in _sizes(frame)]
-
-        def canvas_of(index: int) -> np.ndarray:
-            image = frame.images[index]
-            if image is None or not frame.valid[index]:
-                return np.zeros((target.height, target.width, 3), np.uint8)
-            return resize_and_crop(image, transforms[index])
-
-        canvas = np.stack(list(self._decoders.map(canvas_of, range(len(frame.cameras)))))
-        pixels = torch.from_numpy(canvas).to(self.device)
+        transforms = [image_transform(int(width), int(height), target) for width, height in image_sizes(frame)]
+        usable = [image if valid else None for image, valid in zip(frame.images, frame.valid, strict=True)]
+        pixels = self._canvas(usable, transforms)
         state = RigState(
             encoded=None,
             colors=canvas_colors(pixels),
@@ -275,7 +278,7 @@ class Detector:
         state.global_from_camera = np.where(
             bad[:, None, None], frame.global_from_ego, np.nan_to_num(state.global_from_camera)
         )
-        state.own_parameters = self._geometry(state, frame).camera_parameters().flatten(0, 2).to(self.device)
+        state.own_parameters = self._upload(self._geometry(state, frame).camera_parameters().flatten(0, 2))
         return state, normalize(pixels)
 
     def _geometry(self, state: RigState, present: CameraFrame) -> CameraGeometry:
@@ -304,22 +307,35 @@ class Detector:
     ) -> tuple[HeadMaps, np.ndarray]:
         """Head maps of the present frame, and ``ego_from_camera`` used for each slot ``[1 + slots, N, 4, 4]``."""
         assert present.encoded is not None
-        geometry = self._geometry(present, frame).to(self.device)
+        states = [present, *(slot.item for slot in slots if slot is not None)]
+        geometries = [self._geometry(state, frame) for state in states]
         with _timed(seconds, "lift"), self._autocast():
-            lifted = [self.model.lift(present.encoded, self.model.view_transform.plan(geometry))]
-            poses = [geometry]
-            for slot in slots:
-                if slot is None:
-                    lifted.append(lifted[0])
-                    poses.append(geometry)
-                    continue
-                past = self._geometry(slot.item, frame).to(self.device)
-                encoded = self._as_seen_from(slot.item, present)
-                lifted.append(self.model.lift(encoded, self.model.view_transform.plan(past)))
-                poses.append(past)
+            geometry = self._upload.geometry(joined(geometries))
+            lifted = self._lift(states, geometry)
+            # The present stands in for what is missing.
+            filled = iter(range(1, len(states)))
+            order = [0, *(0 if slot is None else next(filled) for slot in slots)]
+            bev = torch.cat([lifted[index] for index in order], 1)
         with _timed(seconds, "detect"), self._autocast():
-            maps = self.model.detect(torch.cat(lifted, 1), present.encoded, geometry)
-        return maps, np.stack([_ego_from_camera(pose) for pose in poses])
+            maps = self.model.detect(bev, present.encoded, geometry.frame(0))
+        return maps, np.stack([ego_from_camera(geometries[index]) for index in order])
+
+    def _lift(self, states: list[RigState], geometry: CameraGeometry) -> Sequence[Tensor]:
+        """BEV maps ``[1, C, Y, X]`` of the states, present first; ``geometry`` is that of all of them."""
+        present = states[0]
+        assert present.encoded is not None
+        past = (self._as_seen_from(state, present) for state in states[1:])
+        encoded = itertools.chain([present.encoded], past)
+        if not self._batched_lift:
+            return [
+                self.model.lift(frame, self.model.plan(geometry.frame(index)))
+                for index, frame in enumerate(encoded)
+            ]
+        frames = list(encoded)
+        depth, context = (torch.cat([getattr(frame, name) for frame in frames]) for name in ("depth", "context"))
+        # lift reads depth and context only.
+        together = EncodedCameras(depth, context, depth, context)
+        return self.model.lift(together, self.model.plan(geometry)).split(1)
 
     def _as_seen_from(self, past: RigState, present: RigState) -> EncodedCameras:
         """The past frame's cameras under the options: as cached, or with the present frame's colours and parameters."""
@@ -356,7 +372,7 @@ class Detector:
         for index, camera in enumerate(self.cameras):
             if not frame.valid[index]:
                 continue
-            if not np.array_equal(sizes[index], _sizes(frame)[index]):
+            if not np.array_equal(sizes[index], image_sizes(frame)[index]):
                 return f"image size of {camera} changed"
             if np.abs(intrinsics[index] - frame.intrinsics[index]).max() > 1e-3:
                 return f"intrinsics of {camera} changed"
@@ -366,7 +382,7 @@ class Detector:
 
     def _note_calibration(self, frame: CameraFrame) -> None:
         """Remember the calibration; a masked camera keeps what was known of it."""
-        new = (frame.intrinsics, frame.ego_from_camera, _sizes(frame))
+        new = (frame.intrinsics, frame.ego_from_camera, image_sizes(frame))
         if self._calibration is not None:
             new = tuple(  # type: ignore[assignment]
                 np.where(np.reshape(frame.valid, (-1,) + (1,) * (a.ndim - 1)), a, old)
@@ -388,35 +404,6 @@ def _device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device '{name}' was asked for, but PyTorch finds no CUDA device here; use 'cpu'")
     return device
-
-
-def _sizes(frame: CameraFrame) -> np.ndarray:
-    """``[N, 2]`` (width, height) of each camera's image; a masked camera takes its calibration's, or any."""
-    sizes: list[tuple[int, int]] = []
-    for index, image in enumerate(frame.images):
-        if image is not None:
-            sizes.append((image.shape[1], image.shape[0]))
-        elif frame.image_sizes is not None:
-            sizes.append((int(frame.image_sizes[index][0]), int(frame.image_sizes[index][1])))
-        else:
-            sizes.append(next(((i.shape[1], i.shape[0]) for i in frame.images if i is not None), (1, 1)))
-    return np.array(sizes)
-
-
-def _join(frames: list[CameraGeometry]) -> CameraGeometry:
-    """One geometry of F frames from F of one frame."""
-    names = ("rotation", "translation", "intrinsics", "image_rotation", "image_translation")
-    joined = {name: torch.cat([getattr(frame, name) for frame in frames], 1) for name in names}
-    valid = torch.cat([frame.valid for frame in frames], 1)
-    return CameraGeometry(**joined, bda=frames[0].bda, valid=valid)
-
-
-def _ego_from_camera(geometry: CameraGeometry) -> np.ndarray:
-    cameras = geometry.rotation.shape[2]
-    pose = np.tile(np.eye(4), (cameras, 1, 1))
-    pose[:, :3, :3] = geometry.rotation[0, 0].cpu().numpy()
-    pose[:, :3, 3] = geometry.translation[0, 0].cpu().numpy()
-    return pose
 
 
 @contextmanager

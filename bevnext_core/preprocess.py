@@ -6,6 +6,7 @@ bottom; a wrong sampler costs a trained network points of mAP. The image matrix 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,14 +66,21 @@ def normalize(canvas: Tensor) -> Tensor:
     Published quirk: the channels are reversed to blue, green, red, yet normalised with the constants of
     red, green, blue in this order.
     """
-    mean, std = (torch.tensor(v, dtype=torch.float64, device=canvas.device)[:, None] for v in (MEAN, STD))
-    # The 256 values of each channel, rounded once; looking them up is several times as fast as computing them.
-    values = ((torch.arange(256, dtype=torch.float64, device=canvas.device) - mean) / std).float()
+    values = _normalized(canvas.device)
     planes = [
         values[channel].index_select(0, canvas[..., 2 - channel].reshape(-1).int()).view(canvas.shape[:-1])
         for channel in range(3)
     ]
     return torch.stack(planes, -3)
+
+
+@functools.lru_cache(maxsize=8)
+def _normalized(device: torch.device) -> Tensor:
+    """``[3, 256]``: the values of each channel, rounded once; looking them up is several times as fast as computing
+    them. Kept on the device: copying the constants there would make every frame wait for it."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, dtype=torch.float64)[:, None] for values in (MEAN, STD))
+        return ((torch.arange(256, dtype=torch.float64) - mean) / std).float().to(device)
 
 
 def canvas_colors(canvas: Tensor) -> Tensor:

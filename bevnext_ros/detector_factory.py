@@ -34,6 +34,8 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
         crf_canvas=options.crf_canvas,  # type: ignore[arg-type]  # checked by the table of parameters
         camera_params=options.camera_params,  # type: ignore[arg-type]
         precision=options.precision,  # type: ignore[arg-type]
+        compile=options.compile,
+        cuda_graphs=options.cuda_graphs,
         history=HistoryOptions(max_gap=options.history_max_gap),
     )
     expected = load_config(options.model) if options.model else None

@@ -61,6 +61,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     _P("model", "", "a model configuration (YAML) that the checkpoint must agree with; empty: any"),
     _P("device", "auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one"),
     _P("precision", "fp32", "of the convolutions", choices=("fp32", "bf16", "fp16")),
+    _P("compile", False, "run the network through torch.compile; the first frame takes a minute or more"),
+    _P("cuda_graphs", False, "record the network as CUDA graphs in the first frame"),
     _P(
         "cameras",
         [""],
@@ -139,6 +141,8 @@ class Options:
     model: str
     device: str
     precision: str
+    compile: bool
+    cuda_graphs: bool
     cameras: list[str]
     image_topics: list[str]
     camera_info_topics: list[str]

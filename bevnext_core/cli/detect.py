@@ -66,6 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32"
     )
     parser.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="run the network through torch.compile (the first frame takes a minute or more)",
+    )
+    parser.add_argument(
+        "--cuda-graphs", action="store_true", default=None, help="record the network as CUDA graphs"
+    )
+    parser.add_argument(
         "--crf-canvas",
         choices=("own", "key"),
         default=None,
@@ -130,7 +139,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _detector_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The detector's options that were given on the command line."""
-    given = {name: getattr(args, name) for name in ("crf_canvas", "camera_params", "precision")}
+    names = ("crf_canvas", "camera_params", "precision", "compile", "cuda_graphs")
+    given = {name: getattr(args, name) for name in names}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -106,8 +106,13 @@ class BEVNeXt(nn.Module):
         logits, context = self.depth_net.branches(reduced, camera_parameters)
         return EncodedCameras(self.crf(logits, colors), context, logits, reduced)
 
+    def plan(self, geometry: CameraGeometry) -> PoolPlan:
+        """Which frustum point goes to which cell, for all frames of ``geometry``; in fp32 under autocast too."""
+        with torch.autocast(geometry.rotation.device.type, enabled=False):
+            return self.view_transform.plan(geometry)
+
     def lift(self, encoded: EncodedCameras, plan: PoolPlan) -> Tensor:
-        """Pool into the present ego frame and pre-process: ``[B, C, Y, X]``."""
+        """Pool into the present ego frame and pre-process: ``[G, C, Y, X]``, the plan's maps."""
         bev = self.view_transform(encoded.depth, encoded.context, plan)
         return self.pre_process(bev)
 
@@ -173,7 +178,7 @@ class BEVNeXt(nn.Module):
                 parameters = own_parameters[:, index].flatten(0, 1)
             with torch.set_grad_enabled(torch.is_grad_enabled() and index == 0):
                 encoded = self.encode(images[:, index].flatten(0, 1), canvas, parameters)
-                lifted.append(self.lift(encoded, self.view_transform.plan(geometry.frame(index))))
+                lifted.append(self.lift(encoded, self.plan(geometry.frame(index))))
             if index == 0:
                 present = encoded
         assert present is not None

@@ -58,7 +58,8 @@ class FusedConv(nn.Module):
         # A pixel alone lies both ways, and is a matrix product that needs no layout.
         if x.shape[2] * x.shape[3] > 1:
             x = x.contiguous(memory_format=torch.channels_last)
-            if self.packed:
+            # A compiler has its own ways, and does not know weights that are laid out already.
+            if self.packed and not torch.compiler.is_compiling():
                 return self._packed_forward(x, add)
         out = F.conv2d(
             x, self._plain_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from bevnext_core.network.layers import conv_bn_relu
 
 NEAR = 1e-5
 """Smallest projected depth (metres) and margin of the normalised image, as published."""
+PAIRS_AT_A_TIME = 4096
+"""Pairs of a camera and a cell that are sampled together on a CPU."""
 
 
 class PerspectiveRefinement(nn.Module):
@@ -66,11 +69,17 @@ class PerspectiveRefinement(nn.Module):
 
 
 class CameraCrossAttention(nn.Module):
-    """Attends from each cell to the cameras that see any of its height anchors, and averages over these."""
+    """Attends from each cell to the cameras that see any of its height anchors, and averages over these.
+
+    Attributes:
+        dense: sample every camera for every cell and drop what is not seen: several times the work, but no shape
+            depends on the geometry and nothing waits for the device, as a CUDA graph needs it.
+    """
 
     def __init__(self, channels: int, image: ImageConfig, bev: BevConfig, options: RefinementConfig) -> None:
         super().__init__()
         self.image_size = (image.width, image.height)
+        self.dense = False
         self.deformable = DeformableAttention(channels, options.heads, options.height_anchors)
         self.output = nn.Linear(channels, channels)
         centers = (torch.arange(bev.size) + 0.5) * bev.cell - bev.extent
@@ -82,19 +91,38 @@ class CameraCrossAttention(nn.Module):
     def forward(self, query: Tensor, position: Tensor, features: Tensor, geometry: CameraGeometry) -> Tensor:
         """``query [B, Q, C]``, ``position [Q, C]``, ``features [B, N, C, h, w]`` -> ``[B, Q, C]``."""
         pixels, seen = self.project(geometry)
-        value = self.deformable.value(features.permute(0, 1, 3, 4, 2))
-        offsets, weights = self.deformable.sampling(query + position)
-        batches = []
-        for b in range(query.shape[0]):
-            total = torch.zeros_like(query[b])
-            for camera in range(value.shape[1]):
-                cells = seen[b, camera].nonzero().squeeze(1)
-                sampled = self.deformable.sample(
-                    value[b, camera], pixels[b, camera, cells], offsets[b, cells], weights[b, cells]
-                )
-                total = total.index_add(0, cells, sampled.to(total.dtype))
-            batches.append(total / seen[b].sum(0).clamp(min=1).unsqueeze(1))
-        return self.output(torch.stack(batches)) + query
+        tiles = self.deformable.tiles(features.permute(0, 1, 3, 4, 2))
+        offsets, weights = (values.flatten(0, 1) for values in self.deformable.sampling(query + position))
+        cells, cameras = query.shape[1], features.shape[1]
+        pixels, looks = pixels.flatten(0, 2), seen.flatten()
+        total = torch.zeros_like(query).flatten(0, 1)
+        for pairs in self._pairs(seen):
+            tile = pairs // cells
+            sample = tile // cameras
+            cell = sample * cells + pairs % cells
+            sampled = self.deformable.sample(
+                tiles,
+                (tile % cameras, sample),
+                tuple(features.shape[i] for i in (1, 0, 3, 4)),
+                pixels.index_select(0, pairs),
+                offsets.index_select(0, cell),
+                weights.index_select(0, cell),
+            )
+            if self.dense:
+                sampled = torch.where(looks.index_select(0, pairs).unsqueeze(1), sampled, 0)
+            total = total.index_add(0, cell, sampled.to(total.dtype))
+        mean = total.view_as(query) / seen.sum(1).clamp(min=1).unsqueeze(-1)
+        return self.output(mean) + query
+
+    def _pairs(self, seen: Tensor) -> Sequence[Tensor]:
+        """Indices into ``seen [B, N, Q]``, flattened, in parts that are sampled one after the other."""
+        if self.dense:
+            return torch.arange(seen.numel(), device=seen.device).split(seen.shape[2])
+        pairs = seen.flatten().nonzero().squeeze(1)
+        # On a CPU, samples that fit into the cache and need no fresh pages are faster than all of them at once.
+        if seen.device.type == "cpu" and not torch.compiler.is_compiling():
+            return pairs.split(PAIRS_AT_A_TIME)
+        return (pairs,)
 
     @torch.no_grad()
     def project(self, geometry: CameraGeometry) -> tuple[Tensor, Tensor]:
@@ -109,14 +137,19 @@ class CameraCrossAttention(nn.Module):
     @torch.no_grad()
     def project_anchors(self, geometry: CameraGeometry) -> tuple[Tensor, Tensor]:
         """Normalised pixels ``[B, N, Q, A, 2]`` and whether each is in the image and in front, ``[B, N, Q, A]``."""
+        # Autocast would multiply matrices in half precision and put anchors several pixels off.
+        with torch.autocast(geometry.rotation.device.type, enabled=False):
+            return self._project_anchors(geometry)
+
+    def _project_anchors(self, geometry: CameraGeometry) -> tuple[Tensor, Tensor]:
         matrices = (geometry.rotation, geometry.intrinsics, geometry.image_rotation)
         rotation, intrinsics, image_rotation = (matrix[:, 0].float() for matrix in matrices)
         translation = geometry.translation[:, 0, :, None, :].float()
         shift = geometry.image_translation[:, 0, :, None, :].float()
         queries, anchors = self.anchors.shape[:2]
-        points = self.anchors.reshape(1, -1, 3) @ torch.inverse(geometry.bda.float()).transpose(1, 2)
+        points = self.anchors.reshape(1, -1, 3) @ _inverse(geometry.bda.float()).transpose(1, 2)
         points = points.unsqueeze(1) - translation
-        points = points @ torch.inverse(rotation @ torch.inverse(intrinsics)).transpose(2, 3)
+        points = points @ _inverse(rotation @ _inverse(intrinsics)).transpose(2, 3)
         depth = points[..., 2:]
         points = torch.cat([points[..., :2] / depth.clamp(min=NEAR), depth], -1)
         points = points @ image_rotation.transpose(2, 3) + shift
@@ -153,31 +186,63 @@ class DeformableAttention(nn.Module):
         with torch.no_grad():
             self.offsets.bias.copy_((direction[:, None] * ring[None, :, None]).flatten())
 
-    def value(self, features: Tensor) -> Tensor:
-        """``[B, N, h, w, C]`` -> ``[B, N, heads, C/heads, h, w]``."""
-        value = self.value_projection(features)
-        return value.unflatten(-1, (self.heads, -1)).permute(0, 1, 4, 5, 2, 3)
+    def tiles(self, features: Tensor) -> Tensor:
+        """Values of all cameras as one picture per head, so that one call samples any of them.
+
+        ``[B, N, h, w, C]`` -> ``[heads, C/heads, N * (h + 1), B * (w + 1)]``: cameras below each other, samples side
+        by side, a row and a column of zeros after each.
+        """
+        value = self.value_projection(features).unflatten(-1, (self.heads, -1))
+        # Samples are taken and summed in fp32; the sampler wants values and positions alike.
+        value = F.pad(value.float(), (0, 0, 0, 0, 0, 1, 0, 1))
+        return value.permute(4, 5, 1, 2, 0, 3).flatten(4, 5).flatten(2, 3)
 
     def sampling(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets ``[B, Q, heads, points, 2]`` in feature cells, and weights ``[B, Q, heads, points]``."""
         offsets = self.offsets(query).unflatten(-1, (self.heads, self.points, 2))
         return offsets, self.weights(query).unflatten(-1, (self.heads, self.points)).softmax(-1)
 
-    def sample(self, value: Tensor, reference: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-        """Weighted samples of one camera.
+    def sample(
+        self,
+        tiles: Tensor,
+        tile: tuple[Tensor, Tensor],
+        layout: tuple[int, ...],
+        reference: Tensor,
+        offsets: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """Weighted samples of P pairs of a camera and a cell.
 
         Args:
-            value: ``[heads, c, h, w]``; reference: ``[Q, points, 2]`` in [0, 1];
-            offsets: ``[Q, heads, points, 2]``; weights: ``[Q, heads, points]``.
+            tiles: of :meth:`tiles`; tile: row and column of each pair's tile in them, ``[P]`` each;
+            layout: tiles below each other and side by side, and (h, w);
+            reference: ``[P, points, 2]`` (u, v) in [0, 1];
+            offsets: ``[P, heads, points, 2]``; weights: ``[P, heads, points]``.
 
         Returns:
-            ``[Q, heads * c]``.
+            ``[P, C]`` float32.
         """
-        height, width = value.shape[-2:]
-        cells = torch.tensor([width, height], dtype=reference.dtype, device=reference.device)
-        grid = 2 * (reference[:, None] + offsets / cells) - 1
+        rows, columns, height, width = layout
         # In half precision a position would be off by up to a fifth of a cell.
-        sampled = F.grid_sample(
-            value.float(), grid.float().transpose(0, 1), mode="bilinear", padding_mode="zeros", align_corners=False
-        )
+        reference, offsets = reference.float().unsqueeze(1), offsets.float()
+        x = _along(reference[..., 0], offsets[..., 0], width, tile[1], columns)
+        y = _along(reference[..., 1], offsets[..., 1], height, tile[0], rows)
+        grid = torch.stack([x, y], -1).transpose(0, 1)
+        sampled = F.grid_sample(tiles, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return (sampled * weights.transpose(0, 1)[:, None]).sum(-1).flatten(0, 1).transpose(0, 1)
+
+
+def _along(reference: Tensor, offset: Tensor, size: int, tile: Tensor, tiles: int) -> Tensor:
+    """grid_sample's coordinate along one axis of ``tiles`` tiles of ``size`` cells and a zero each, ``[P, heads, A]``.
+
+    What lies outside of a tile is moved onto the zero beside it.
+    """
+    scale = 2 / (tiles * (size + 1))
+    origin = (tile * (size + 1) + 0.5) * scale - 1
+    place = (reference * size - 0.5 + offset).clamp(-1, size)
+    return torch.add(origin.view(-1, 1, 1), place, alpha=scale)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """``torch.inverse`` that does not wait for a GPU to hear of singular ones."""
+    return torch.linalg.inv_ex(matrices).inverse

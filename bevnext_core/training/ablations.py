@@ -58,7 +58,7 @@ class WarpedMaps(Detector):
     ) -> tuple[HeadMaps, np.ndarray]:
         assert present.encoded is not None
         geometry = self._geometry(present, frame).to(self.device)
-        key = self.model.lift(present.encoded, self.model.view_transform.plan(geometry))
+        key = self.model.lift(present.encoded, self.model.plan(geometry))
         # Beside the encoded cameras, with which it goes when it is too old.
         present.bev, present.global_from_ego = key, frame.global_from_ego  # type: ignore[attr-defined]
         lifted = [key]

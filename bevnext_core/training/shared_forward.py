@@ -47,7 +47,7 @@ class SharedForward(TrainingForward):
         parts = (network.backbone, network.neck, network.depth_net, network.pre_process)
         with evaluating([network.depth_net.parameter_norm]), BatchStatistics(parts) as statistics:
             encoded = network.encode(images[here], colors[here], parameters[here])
-            key = network.lift(encoded, network.view_transform.plan(present))
+            key = network.lift(encoded, network.plan(present))
             lifted = [key]
             if not with_history:
                 lifted += [torch.zeros_like(key)] * (slots - 1)
@@ -66,7 +66,7 @@ class SharedForward(TrainingForward):
                         chosen = EncodedCameras(
                             depth[index].flatten(0, 1), context[index].flatten(0, 1), depth, depth
                         )
-                        plan = network.view_transform.plan(geometry.frame(slot))
+                        plan = network.plan(geometry.frame(slot))
                         lifted.append(network.lift(chosen, plan).float())
         return network.detect(torch.cat(lifted, 1), encoded, present), encoded
 

@@ -110,7 +110,7 @@ class TrainingForward(nn.Module):
                 past = [whole.unflatten(1, (frames, -1))[:, 1:].flatten(1, 2)]
             with statistics.joint() if batched else nullcontext():
                 encoded = network.encode(images[:, 0].flatten(0, 1), colors.flatten(0, 1), parameters)
-                key = network.lift(encoded, network.view_transform.plan(present))
+                key = network.lift(encoded, network.plan(present))
         if not with_history:
             past = [torch.zeros_like(key)] * (frames - 1)
         elif options.history == "sequential":
@@ -132,7 +132,7 @@ class TrainingForward(nn.Module):
         low = self.options.history_precision == "bf16"
         with torch.autocast(images.device.type, torch.bfloat16) if low else nullcontext():
             encoded = network.encode(images.flatten(0, 2), colors, parameters)
-            bev = network.lift(encoded, network.view_transform.plan(geometry))
+            bev = network.lift(encoded, network.plan(geometry))
         return bev.float().unflatten(0, (batch, frames)).flatten(1, 2)
 
 

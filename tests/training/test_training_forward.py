@@ -220,7 +220,7 @@ def test_batched_is_one_batch_of_all_frames() -> None:
             every(canvas_colors(data.canvas[:, 0])),
             every(present.camera_parameters()[:, 0]),
         )
-        bev = network.lift(whole, network.view_transform.plan(data.geometry)).unflatten(0, (samples, frames))
+        bev = network.lift(whole, network.plan(data.geometry)).unflatten(0, (samples, frames))
         first = lambda t: t.unflatten(0, (samples, frames, cameras))[:, 0].flatten(0, 1)  # noqa: E731
         encoded = EncodedCameras(*(first(t) for t in (whole.depth, whole.context, whole.logits, whole.reduced)))
         expected = literal._losses(network.detect(bev.flatten(1, 2), encoded, present), data)

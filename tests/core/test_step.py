@@ -1,0 +1,361 @@
+"""How a step is done must not change what comes out: lift in one call, resize on the device, uploads, compilation."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from bevnext_core import acceleration
+from bevnext_core.acceleration import Accelerated, Graph
+from bevnext_core.benchmarking import step_options, workload
+from bevnext_core.benchmarking.workload import drive_frame, network_inputs, random_network
+from bevnext_core.cli import detect as detect_command
+from bevnext_core.config import ConfigError, config_to_mapping
+from bevnext_core.detector import Detector, DetectorOptions
+from bevnext_core.export import DetectProgram, EncodeProgram, ExportedNetwork, example_inputs
+from bevnext_core.frame import CameraFrame
+from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
+from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.inference import for_inference
+from bevnext_core.upload import Uploader, packed, unpacked
+from tests.core.test_export import TINY, uncompiled
+from tests.published import build
+from tests.rig import drive
+
+LIMIT = 1e-4
+
+
+@pytest.fixture(scope="module")
+def small2() -> BEVNeXt:
+    return build("small2")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[BEVNeXt]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workload, "SOURCE_SIZE", (320, 180))
+        yield random_network(TINY)
+
+
+@pytest.fixture
+def tiny_drive(monkeypatch: pytest.MonkeyPatch) -> list[CameraFrame]:
+    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
+    return [drive_frame(TINY, index) for index in range(4)]
+
+
+def largest_difference(a: HeadMaps, b: HeadMaps) -> float:
+    """Largest relative L2 difference over all head maps."""
+    return max(
+        float((value.cpu() - theirs[name].cpu()).norm() / theirs[name].norm().cpu())
+        for ours, theirs in zip(a.tasks, b.tasks, strict=True)
+        for name, value in ours.items()
+    )
+
+
+def equal(a: HeadMaps, b: HeadMaps) -> bool:
+    return all(torch.equal(v, y[k]) for x, y in zip(a.tasks, b.tasks, strict=True) for k, v in x.items())
+
+
+# ------------------------------------------------------------------------------- lift
+@pytest.mark.parametrize("source", ["own", "key"])
+def test_lift_in_one_call_equals_frame_by_frame(small2: BEVNeXt, source: Any) -> None:
+    """And both the window; with a gap, which the present fills, and a camera that is not there for a frame."""
+    frames = drive(5)
+    images = (None, *frames[3].images[1:])
+    frames[3] = dataclasses.replace(frames[3], images=images, valid=np.array([False] + [True] * 5))
+    del frames[1]
+    streams = [
+        Detector(small2, options=DetectorOptions(source, source, batched_lift=form)) for form in (False, True)
+    ]
+    for index, frame in enumerate(frames):
+        one_by_one, together = (stream.step_maps(frame) for stream in streams)
+        assert largest_difference(together, one_by_one) <= LIMIT, f"frame {index}"
+    window = [frames[-1], frames[-2], frames[-3]]
+    assert largest_difference(together, streams[1].window_maps(window)) <= LIMIT
+
+
+def test_one_plan_one_pooling_one_pre_process(tiny: BEVNeXt, tiny_drive: list[CameraFrame]) -> None:
+    for form, calls in ((True, 1), (False, 3)):
+        stream = Detector(tiny, options=DetectorOptions(batched_lift=form))
+        frames = tiny_drive[:3]
+        for frame in frames[:2]:
+            stream.step(frame)
+        count: Counter[str] = Counter()
+
+        def hook(name: str, count: Counter[str] = count) -> Callable[..., None]:
+            return lambda *_: count.update([name])
+
+        for name in ("view_transform", "pre_process"):
+            getattr(stream.model, name).register_forward_hook(hook(name))
+        plan = stream.model.view_transform.plan
+
+        def counted(geometry: CameraGeometry, plan: Any = plan, count: Any = count) -> Any:
+            count.update(["plan"])
+            return plan(geometry)
+
+        stream.model.view_transform.plan = counted  # type: ignore[method-assign]
+        detections = stream.step(frames[2])
+        assert count == {"plan": calls, "view_transform": calls, "pre_process": calls}
+        assert detections.info.history_frames == 2
+
+
+# ------------------------------------------------------------------------------- images
+def test_resize_on_the_device_gives_the_same_boxes(tiny: BEVNeXt, tiny_drive: list[CameraFrame]) -> None:
+    """Cameras of two sizes, and a masked one."""
+    host, device = (Detector(tiny, options=DetectorOptions(device_resize=form)) for form in (False, True))
+    larger = np.random.default_rng(0).integers(0, 256, (240, 400, 3), np.uint8)
+    for index, frame in enumerate(tiny_drive):
+        if index == 1:
+            frame = dataclasses.replace(frame, images=(larger, frame.images[1]))
+        if index == 2:
+            frame = dataclasses.replace(frame, images=(None, larger), valid=np.array([False, True]))
+        states = [detector._prepare(frame) for detector in (host, device)]
+        assert torch.equal(states[0][1], states[1][1]) and torch.equal(states[0][0].colors, states[1][0].colors)
+        np.testing.assert_array_equal(host.step(frame).boxes, device.step(frame).boxes)
+
+
+# ------------------------------------------------------------------------------- uploads
+def test_a_packed_geometry_comes_out_as_it_went_in(tiny: BEVNeXt, tiny_drive: list[CameraFrame]) -> None:
+    detector = Detector(tiny)
+    state, _ = detector._prepare(dataclasses.replace(tiny_drive[0], valid=np.array([True, False])))
+    geometry = detector._geometry(state, tiny_drive[1])
+    both = CameraGeometry(
+        **{
+            name: torch.cat([value, 2 * value] if name != "valid" else [value, ~value])
+            for name, value in vars(geometry).items()
+        }
+    )
+    for whole in (geometry, both):
+        found = unpacked(packed(whole), tuple(whole.rotation.shape[:3]))
+        for name, value in vars(whole).items():
+            assert torch.equal(getattr(found, name), value) and getattr(found, name).dtype == value.dtype, name
+
+
+class FakeStream:
+    """Stands for a CUDA stream; ``log`` gets what happens in which order."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def __enter__(self) -> None:
+        self.log.append(f"on {self.name}")
+
+    def __exit__(self, *_: object) -> None:
+        self.log.append(f"off {self.name}")
+
+
+def test_uploads_use_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of events with streams and pinned memory played by the CPU; the gpu tests have the real ones."""
+    log: list[str] = []
+    current = FakeStream("current", log)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: log.append("pinned") or tensor.clone())
+    monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: log.append(f"kept for {stream.name}"))
+    empty = torch.empty
+
+    def without_pinning(*shape: Any, pin_memory: bool = False, **options: Any) -> Tensor:
+        log.extend(["pinned"] * pin_memory)
+        return empty(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", without_pinning)
+    upload = Uploader(torch.device("cpu"))
+    upload._stream = FakeStream("side", log)  # type: ignore[assignment]
+    expected = ["pinned", "on side", "off side", "current waits for side", "kept for current"]
+    values = torch.arange(12.0)
+    assert torch.equal(upload(values), values) and log == expected
+    log.clear()
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), np.uint8))
+    assert torch.equal(upload.images(images), torch.from_numpy(np.stack(images))) and log == expected
+    shapes = ((3, 3), (3,), (3, 3), (3, 3), (3,))
+    geometry = CameraGeometry(*(torch.randn(1, 2, 3, *shape) for shape in shapes), torch.eye(3)[None])
+    log.clear()
+    assert torch.equal(upload.geometry(geometry).intrinsics, geometry.intrinsics) and log == expected
+
+
+# ------------------------------------------------------------------------------- compiled, recorded
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "bevnext_core.acceleration"]
+
+
+def test_without_a_compiler_the_network_runs_as_it_is(
+    tiny: BEVNeXt, tiny_drive: list[CameraFrame], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no compiler found\nat length")
+
+    def compiler(program: Any, **_: object) -> Callable[..., None]:
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    plain, wanted = Detector(tiny), Detector(tiny, options=DetectorOptions(compile=True))
+    for frame in tiny_drive[:3]:
+        assert equal(wanted.step_maps(frame), plain.step_maps(frame))
+    assert warnings(caplog) == [
+        f"'{name}' cannot be compiled, and runs without (RuntimeError: no compiler found)"
+        for name in ("encode", "detect")
+    ]
+
+
+def test_without_a_gpu_there_are_no_graphs(
+    tiny: BEVNeXt, tiny_drive: list[CameraFrame], caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, wanted = Detector(tiny), Detector(tiny, options=DetectorOptions(cuda_graphs=True))
+    for frame in tiny_drive[:2]:
+        assert equal(wanted.step_maps(frame), plain.step_maps(frame))
+        np.testing.assert_array_equal(wanted.step(frame).boxes, plain.step(frame).boxes)
+    assert warnings(caplog) == ["no CUDA graphs on cpu: the network runs without"]
+
+
+def recorded_on_the_cpu(
+    program: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+    """A recording as a GPU makes it: what it reads and writes are these tensors."""
+    outputs = program(*inputs)
+
+    def replay() -> None:
+        for output, value in zip(outputs, program(*inputs), strict=True):
+            output.copy_(value)
+
+    return outputs, replay
+
+
+def test_a_recording_is_replayed_on_later_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "record", recorded_on_the_cpu)
+    graph = Graph(lambda a, b: (a + b, a * b), (torch.ones(3), torch.ones(3)))
+    a, b = torch.arange(3.0), torch.full((3,), 5.0)
+    first = graph(a, b)
+    second = graph(b, b)
+    # The first result is the caller's own: the second replay has not changed it.
+    assert torch.equal(first[0], a + b) and torch.equal(first[1], a * b) and torch.equal(second[0], 2 * b)
+    with pytest.raises(ValueError, match=r"recorded for torch.float32\[3\]"):
+        graph(torch.ones(4), b)
+
+
+def test_a_network_that_is_recorded_has_fixed_shapes(
+    tiny: BEVNeXt, tiny_drive: list[CameraFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dense attention, and the same maps; the network that it came from keeps its own."""
+    monkeypatch.setattr(acceleration, "record", recorded_on_the_cpu)
+    plain, stream = Detector(tiny), Detector(tiny, options=DetectorOptions(compile=True))
+    model: Any = stream.model
+    for part in (model._encode, model._detect):
+        part._graphs, part._compiled = True, None
+    model.refinement.attention.dense = True
+    for frame in tiny_drive:
+        assert largest_difference(stream.step_maps(frame), plain.step_maps(frame)) <= LIMIT
+    assert model._encode._graph is not None and model._detect._graph is not None
+    assert not plain.model.refinement.attention.dense and not tiny.refinement.attention.dense
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(acceleration, "record", refuse)
+    program = Accelerated(lambda a: (a + 1,), "encode", compiled=False, graphs=True)
+    for _ in range(3):
+        assert torch.equal(program(torch.ones(2))[0], torch.full((2,), 2.0))
+    assert len(warnings(caplog)) == 1 and "cannot be recorded as a CUDA graph" in warnings(caplog)[0]
+
+
+def test_the_command_line_passes_them_on() -> None:
+    parser = argparse.ArgumentParser()
+    detect_command.add_arguments(parser)
+    given = ["--dataroot", "x", "--checkpoint", "y", "--out", "z"]
+    assert detect_command._detector_overrides(parser.parse_args(given)) == {}
+    options = detect_command._detector_overrides(parser.parse_args([*given, "--compile", "--cuda-graphs"]))
+    assert options == {"compile": True, "cuda_graphs": True}
+
+
+def test_a_package_is_not_compiled_again(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
+    package = ExportedNetwork(tiny, uncompiled(tiny))
+    for options in (DetectorOptions(compile=True), DetectorOptions(cuda_graphs=True)):
+        with pytest.raises(ConfigError, match="compiled already"):
+            Detector(package, options=options)
+
+
+def programs(model: BEVNeXt) -> Iterator[tuple[torch.nn.Module, tuple[Tensor, ...]]]:
+    """Each program of the folded network with other inputs than zeros."""
+    folded = for_inference(model)
+    images, colors, geometry = network_inputs(TINY, 1, 1, torch.device("cpu"))
+    inputs = example_inputs(for_inference(model, packed=False), images[0, 0], colors[0, 0], geometry)
+    for name, program in (("encode", EncodeProgram), ("detect", DetectProgram)):
+        yield program(folded), inputs[name]
+
+
+def worst(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_compiler_gets_the_network_in_one_piece(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the dense attention nothing breaks the graph. The compiler's place is taken by one that runs the graph."""
+    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
+    for program, inputs in programs(tiny):
+        program.model.refinement.attention.dense = True  # type: ignore[union-attr]
+        with torch.inference_mode():
+            traced = torch.compile(program, fullgraph=True, dynamic=False, backend="eager")(*inputs)
+            assert worst(traced, program(*inputs)) <= LIMIT
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="needs a C++ compiler")
+def test_compiled(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """By PyTorch's own compiler: 'detect'; 'encode' is compiled by the same in tests/core/test_export.py."""
+    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
+    _, (program, inputs) = programs(tiny)
+    with torch.inference_mode():
+        found = Accelerated(program, "detect", compiled=True, graphs=False)(*inputs)
+        # Exactly 0 would mean that the network itself had run.
+        assert 0 < worst(found, program(*inputs)) <= LIMIT
+    assert warnings(caplog) == []
+
+
+def test_the_measurement_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(config_to_mapping(TINY)))
+    ways = ["--ways", "0", "2", "3", "--repeats", "1"]
+    assert step_options.main(["--config", str(config), "--device", "cpu", *ways]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("tiny, fp32, cpu") and len(lines) == 5
+    for line, way in zip(lines[2:], ("frame by frame, PIL", "batched lift, device resize", "and CUDA graphs")):
+        *times, difference = map(float, line.removeprefix(way).split())
+        assert len(times) == 3 and min(times) > 0 and difference <= LIMIT
+
+
+# ------------------------------------------------------------------------------- on a GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("way", ["plain", "graphs", "compiled", "compiled graphs"])
+def test_gpu_step(
+    small2: BEVNeXt, caplog: pytest.LogCaptureFixture, precision: Any, way: str
+) -> None:
+    """Every way to run the step on a GPU, against the CPU; nothing may fall back."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    options = DetectorOptions(precision=precision, compile="compiled" in way, cuda_graphs="graphs" in way)
+    expected, stream = Detector(small2), Detector(build("small2"), "cuda", options)
+    for frame in drive(4):
+        difference = largest_difference(stream.step_maps(frame), expected.step_maps(frame))
+        assert difference <= (2e-3 if precision == "fp32" else 1.0)
+    assert warnings(caplog) == []
