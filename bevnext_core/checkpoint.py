@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +35,6 @@ from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.published_names import published_names
 
 FORMAT = "bevnext-1"
-SHOWN = 8
-"""How many names an error lists before it counts the rest."""
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
@@ -74,9 +74,8 @@ def read_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
-    with path.open("rb") as file:
-        head = file.read(2)
-    if zipfile.is_zipfile(path) or head[:1] == b"\x80":
+    if _is_pytorch_file(path):
+        safe_torch_load(path)  # names a type that could run code; converting would be refused too
         raise CheckpointError(
             f"{path} is a PyTorch file, not a checkpoint of this project: convert a published one with "
             f"'bevnext import-checkpoint {path.name} --out {path.stem}.safetensors'"
@@ -142,18 +141,11 @@ def safe_torch_load(path: str | Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"class [`']?([\w.]+)", str(error))
-        if found:
-            raise CheckpointError(
-                f"{path} holds an object of type {found[1]}; only tensors and plain values are loaded, "
-                f"because other types can run code"
-            ) from None
-        raise CheckpointError(
-            f"{path} is no PyTorch checkpoint or is damaged: {_first_line(error)}"
-        ) from None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what is refused below needs no warning
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (
+        pickle.UnpicklingError,
         RuntimeError,
         EOFError,
         OSError,
@@ -163,7 +155,47 @@ def safe_torch_load(path: str | Path) -> Any:
         TypeError,
         IndexError,
     ) as error:
-        raise CheckpointError(f"{path} cannot be read, it may be damaged: {_first_line(error)}") from None
+        refusal = str(error) if isinstance(error, pickle.UnpicklingError) else ""
+        found = re.search(r"GLOBAL ([\w.]+)", refusal) or re.search(r"class [`']?([\w.]+)", refusal)
+        types = [found[1]] if found else _types_in_pickle(path)
+        if types:
+            raise CheckpointError(
+                f"{path} holds an object of type {', '.join(types)}; only tensors and plain values are loaded, "
+                f"because other types can run code"
+            ) from None
+        raise CheckpointError(
+            f"{path} is no PyTorch checkpoint or is damaged: {_first_line(error)}"
+        ) from None
+
+
+def _is_pytorch_file(path: Path) -> bool:
+    """A zip archive or a pickle. A safetensors file may begin like one too, but its ninth byte opens a JSON header."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] != b"{" and (zipfile.is_zipfile(path) or head[:1] == b"\x80")
+
+
+def _types_in_pickle(path: Path) -> list[str]:
+    """What a plain pickle would import, read off its instructions without running them."""
+    data = path.read_bytes()
+    types: dict[str, None] = {}
+    strings: list[str] = []
+    memo: dict[Any, str] = {}
+    try:
+        for opcode, argument, _ in pickletools.genops(data if data[:1] == b"\x80" else b""):
+            if opcode.name == "GLOBAL":
+                types[str(argument).replace(" ", ".")] = None
+            elif opcode.name == "STACK_GLOBAL":
+                types[".".join(strings[-2:])] = None
+            elif isinstance(argument, str):
+                strings.append(argument)
+            elif opcode.name == "MEMOIZE":
+                memo[len(memo)] = strings[-1] if strings else ""
+            elif "BINGET" in opcode.name:
+                strings.append(memo.get(argument, ""))
+    except ValueError:
+        pass  # no pickle, or its rest is missing
+    return list(types)
 
 
 def _state_dict(path: str | Path, data: Any) -> dict[str, Tensor]:
@@ -207,8 +239,7 @@ def _check_entries(
 
 
 def _listed(what: str, names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:SHOWN])}{more}"
+    return f"{len(names)} {what}: {', '.join(names)}"
 
 
 def _first_line(error: BaseException) -> str:

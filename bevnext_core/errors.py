@@ -22,6 +22,8 @@ class DatasetError(BevnextError):
 
 
 def one_line(error: BaseException, limit: int = 500) -> str:
-    """The message of ``error`` on one line, cut to ``limit`` characters."""
+    """The message of ``error`` on one line. Others' messages are cut to ``limit`` characters, this project's never."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    if isinstance(error, BevnextError) or len(text) <= limit:
+        return text
+    return text[: limit - 3] + "..."

@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(parse_arguments(arguments))
         return 0
-    except BevnextError as error:
+    except (BevnextError, OSError) as error:  # a folder without rights is the user's to mend too
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Train BEVNeXt on nuScenes, with the published two-stage schedule.
 
-    python training/train.py --stage 1 --dataroot D --work-dir runs/stage1
-    python training/train.py --stage 2 --dataroot D --work-dir runs/stage2 --init-from runs/stage1/epoch_2.safetensors
+    python training/train.py --stage 1 --dataroot D --work-dir runs/1
+    python training/train.py --stage 2 --dataroot D --work-dir runs/2 --init-from runs/1/epoch_2_ema.safetensors
     torchrun --nproc-per-node 8 --max-restarts 3 training/train.py --stage 2 ... --resume
 
 The file reads from top to bottom: options, data, network, loop. Everything it calls is in bevnext_core.
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run from a source tree, without installing
@@ -43,6 +42,7 @@ from bevnext_core.config import (  # noqa: E402
 from bevnext_core.errors import BevnextError, CheckpointError, ConfigError, DatasetError, one_line  # noqa: E402
 from bevnext_core.files import atomic_path  # noqa: E402
 from bevnext_core.network.bevnext import BEVNeXt  # noqa: E402
+from bevnext_core.training.batch_statistics import synchronise_batch_norms  # noqa: E402
 from bevnext_core.training.cbgs import balanced_frames  # noqa: E402
 from bevnext_core.training.dataset import DatasetOptions, TrainingDataset, join_samples  # noqa: E402
 from bevnext_core.training.distributed import Processes, join_processes, leave_processes  # noqa: E402
@@ -56,6 +56,7 @@ from bevnext_core.training.initialisation import (  # noqa: E402
     load_stage_1,
     scale_heads,
 )
+from bevnext_core.training.loader import batches_of, make_loader  # noqa: E402
 from bevnext_core.training.memory import expected_memory  # noqa: E402
 from bevnext_core.training.sampler import EpochSampler  # noqa: E402
 from bevnext_core.training.schedule import learning_rate_statement, make_schedule  # noqa: E402
@@ -115,7 +116,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--repeat", type=int, default=1, help="times that the frames come in one epoch (for a handful of frames)")
     add("--missing-lidar", choices=("skip", "no-depth-loss"), default="skip")
     add("--max-unreadable", type=int, default=50, help="frames that may be unreadable before the run stops")
-    add("--max-skipped", type=int, default=20, help="steps in a row with a non-finite loss before the run stops")
+    add("--max-skipped", type=int, default=20, help="steps in a row with a non-finite loss or "
+        "gradient before the run stops; fp16 overflows above loss scale 1 do not count")
     add("--checkpoint-every", type=int, default=500, help="steps between checkpoints (also at each epoch's end)")
     add("--keep", type=int, default=3, help="checkpoints that are kept")
     add("--workers", "--num-workers", type=int, default=4, help="data-loader processes per process")
@@ -148,7 +150,10 @@ def resolve_config(options: argparse.Namespace) -> ModelConfig:
             part = part.get(name) if isinstance(part, dict) else None
         if not separator or not isinstance(part, dict) or path[-1] not in part:
             raise ConfigError(f"--set {override}: expected KEY=VALUE with a key that 'bevnext config --dump' shows")
-        part[path[-1]] = yaml.safe_load(text)
+        try:
+            part[path[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: the value is no valid YAML: {one_line(error)}") from None
     config = config_from_mapping(mapping, "--set" if options.set else str(options.config))
     if config.training.stage != options.stage:
         raise ConfigError(f"--stage {options.stage}, but '{config.name}' is a configuration of stage "
@@ -177,8 +182,10 @@ def claim_work_dir(folder: Path, config: ModelConfig, options: argparse.Namespac
             raise ConfigError(f"{folder} holds a run of another configuration ({', '.join(different[:6])}); "
                               "choose another --work-dir, or delete this one")
     elif processes.is_main:
-        revision = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT,
-                                  capture_output=True, text=True, check=False).stdout.strip()
+        revision = ""
+        with suppress(OSError):  # no git here
+            revision = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT,
+                                      capture_output=True, text=True, check=False).stdout.strip()
         with atomic_path(path) as temporary:
             text = yaml.safe_dump(_plain(resolved), sort_keys=False)
             temporary.write_text(f"# git revision: {revision or 'unknown'}\n{text}", encoding="utf-8")
@@ -262,8 +269,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             train(config, options, processes)
         return 0
-    except BevnextError as error:
-        print(f"error: {one_line(error, 4000)}", file=sys.stderr)
+    except (BevnextError, OSError) as error:  # a full disk or a folder without rights is the user's to mend too
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     finally:
         leave_processes()
@@ -284,7 +291,10 @@ def dry_run(config: ModelConfig, options: argparse.Namespace, processes: Process
 def train(config: ModelConfig, options: argparse.Namespace, processes: Processes) -> None:
     training, device = config.training, processes.device
     work_dir = Path(options.work_dir)
-    work_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--work-dir {work_dir} cannot be created: {one_line(error)}") from None
     claim_work_dir(work_dir, config, options, processes)
     processes.barrier()
     start_log(work_dir, processes)
@@ -312,10 +322,7 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
                                                                        options.missing_lidar))
     frames = draw_frames(data, options) if saved is None else saved["frames"]
     sampler = make_sampler(index, frames, options, processes)
-    loader = DataLoader(data, batch_sampler=sampler, num_workers=options.workers,
-                        collate_fn=join_runs if shared else join_samples, pin_memory=device.type == "cuda",
-                        persistent_workers=options.workers > 0,
-                        generator=torch.Generator())  # or it would draw from the random state that dropout uses
+    loader = make_loader(data, sampler, join_runs if shared else join_samples, options.workers, device.type == "cuda")
     global_batch = options.batch * processes.count
     schedule = make_schedule(training, sampler.samples, global_batch, options.learning_rate)
     for line in describe(config, options, processes.count, len(data), sampler.samples):
@@ -389,11 +396,11 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
     while epoch < training.epochs:
         if training.sync_bn_epoch is not None and epoch >= training.sync_bn_epoch and processes.count > 1:
             if device.type == "cuda":
-                nn.SyncBatchNorm.convert_sync_batchnorm(network)
+                synchronise_batch_norms(network)
             elif epoch_step == 0:
                 log.warning("batch norm is not synchronised: PyTorch has that for GPUs only")
         sampler.start(epoch, epoch_step)
-        batches = iter(loader)
+        batches = batches_of(loader)
         while True:
             waited = time.perf_counter()
             batch = next(batches, None)
@@ -413,26 +420,30 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
             # Every rank must take the same way, or the next collective call never ends.
             state = processes.total(torch.tensor([float(not torch.isfinite(total)), float(len(unreadable))]).to(device))
             bad_ranks, unreadable_in_all = (int(value) for value in state.tolist())
-            norm = torch.tensor(math.nan)
+            norm, skipped, overflow = torch.tensor(math.nan), "non-finite loss" if bad_ranks else "", False
             if not bad_ranks:
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(total).backward()
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(step_forward.parameters(), training.gradient_clip)
-                # Gradients are averaged over the ranks, so the norm is the same on all. fp16 has its own handling.
-                if torch.isfinite(norm) or scaler.is_enabled():
+                # Gradients are averaged over the ranks, so norm and loss scale are the same on all.
+                if torch.isfinite(norm):
                     scaler.step(optimizer)
-                    scaler.update()
                     ema.update(network)
+                else:
+                    # fp16 finds its loss scale by halving it; at 1 and below the gradient itself is at fault.
+                    overflow = scaler.get_scale() > 1
+                    skipped = "non-finite gradient" + f" at loss scale {scaler.get_scale():g}" * scaler.is_enabled()
+                scaler.update()
             step, epoch_step = step + 1, epoch_step + 1
-            if bad_ranks or not (torch.isfinite(norm) or scaler.is_enabled()):
+            if skipped:
                 for buffer, before in statistics:
                     buffer.copy_(before)
-                skipped_in_row, skipped_in_all = skipped_in_row + 1, skipped_in_all + 1
+                skipped_in_row, skipped_in_all = skipped_in_row + (not overflow), skipped_in_all + 1
                 tokens = processes.gather([] if torch.isfinite(total) and bad_ranks else batch.tokens)
-                log.warning("step %d skipped: non-finite %s, samples %s", step, "loss" if bad_ranks else "gradient",
+                log.warning("step %d skipped: %s, samples %s", step, skipped,
                             ", ".join(token for part in tokens for token in part))
-                if skipped_in_row >= options.max_skipped:
+                if skipped_in_row >= options.max_skipped and not overflow:
                     save(epoch, epoch_step)
                     raise DatasetError(f"{skipped_in_row} steps in a row had a non-finite loss or gradient: the run "
                                        f"stops at step {step}, with a checkpoint in {work_dir}; see {work_dir}/log.txt "

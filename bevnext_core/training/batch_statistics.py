@@ -86,6 +86,12 @@ class BatchStatistics:
             self.counts[norm] = inputs[0].numel() // inputs[0].shape[1]
 
 
+def synchronise_batch_norms(network: nn.Module) -> None:
+    """Give the batch norms inside ``network`` the statistics of all ranks; weights and buffers stay the same objects,
+    so that the optimiser and the names of the state dict go on as they were."""
+    nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
 @contextmanager
 def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     training = [module for module in modules if module.training]

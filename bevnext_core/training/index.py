@@ -1,7 +1,7 @@
 """The index of a nuScenes version: what training needs of its tables, in one file that loads in a second.
 
 Built from the devkit's tables on first use. A file is used only when the dataroot, the version, the tables'
-sizes and times, and this code's format are those it was built with; anything else builds it again. It is
+sizes and times, and the code that fills it are those it was built with; anything else builds it again. It is
 written beside its final name and moved into place, so a half-written one is never read.
 """
 
@@ -25,8 +25,12 @@ from bevnext_core.errors import DatasetError, FrameError, one_line
 from bevnext_core.files import atomic_path
 from bevnext_core.geometry import rigid
 
-INDEX_FORMAT = 1
-"""Raised whenever what the index holds, or how it is computed, changes."""
+SOURCES = tuple(
+    Path(__file__).resolve().parents[1] / name
+    for name in ("training/index.py", "datasets/nuscenes.py", "datasets/nuscenes_tables.py",
+                 "datasets/ground_truth.py", "boxes.py", "classes.py", "geometry.py")
+)
+"""The code that fills an index: when it changes, the index is built again."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ def index_key(dataroot: Path, version: str) -> dict[str, Any]:
     for path in sorted((dataroot / version).glob("*.json")):
         status = path.stat()
         tables[path.name] = [status.st_size, status.st_mtime_ns]
-    return {"format": INDEX_FORMAT, "dataroot": str(dataroot), "version": version, "tables": tables}
+    code = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()
+    return {"code": code, "dataroot": str(dataroot), "version": version, "tables": tables}
 
 
 def _read(path: Path, dataroot: Path, version: str, key: dict[str, Any]) -> DatasetIndex | None:

@@ -161,8 +161,5 @@ def scale_heads(network: BEVNeXt, factor: float) -> str:
     return f"the last convolutions of the {len(branches)} head branches start at {factor:g} of their random weights"
 
 
-def _listing(names: list[str], limit: int = 8) -> str:
-    if not names:
-        return "none"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def _listing(names: list[str]) -> str:
+    return ", ".join(names) or "none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ def test_the_index_is_built_once_and_again_when_something_changes(
     os.utime(dataroot / "v1.0-mini" / "sample.json", ns=(1, 1))
     open_it()
     assert len(builds) == 3
-    monkeypatch.setattr(index_module, "INDEX_FORMAT", index_module.INDEX_FORMAT + 1)
+    changed = dataroot.parent / "boxes.py"
+    source = next(path for path in index_module.SOURCES if path.name == changed.name)
+    changed.write_bytes(source.read_bytes() + b"# another line\n")
+    sources = [changed if path == source else path for path in index_module.SOURCES]
+    monkeypatch.setattr(index_module, "SOURCES", sources)
     open_it()
     assert len(builds) == 4
 
@@ -78,6 +83,18 @@ def test_the_index_is_built_once_and_again_when_something_changes(
     path.write_bytes(whole[: len(whole) // 2])
     assert len(open_it()) == 5 and len(builds) == 5
     assert [p.name for p in cache.iterdir()] == [path.name]  # nothing half-written is left
+
+
+def test_all_code_that_fills_the_index_is_part_of_its_key(dataroot: Path) -> None:
+    used = set()
+    sys.setprofile(lambda frame, event, argument: used.add(Path(frame.f_code.co_filename)))
+    try:
+        index_module._build(dataroot, "v1.0-mini", False)
+    finally:
+        sys.setprofile(None)
+    package = index_module.SOURCES[0].parents[1]
+    assert {path for path in used if path.is_relative_to(package)} <= set(index_module.SOURCES)
+    assert len(used & set(index_module.SOURCES)) > 4
 
 
 def test_an_interrupted_build_leaves_no_index(dataroot: Path, monkeypatch: pytest.MonkeyPatch) -> None:

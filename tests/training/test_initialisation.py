@@ -16,7 +16,7 @@ import torchvision
 import bevnext_core.training.initialisation as initialisation
 from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.config import ModelConfig, load_config
-from bevnext_core.errors import CheckpointError
+from bevnext_core.errors import CheckpointError, one_line
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.published_names import published_names
 from bevnext_core.training.initialisation import (
@@ -100,6 +100,24 @@ def test_a_perspective_detectors_backbone(network: BEVNeXt, resnet: dict[str, to
         load_perspective(network, path)
     with pytest.raises(CheckpointError, match="--backbone-weights"):
         load_perspective(network, None)
+
+
+def test_all_entries_that_do_not_fit_are_listed(
+    network: BEVNeXt, resnet: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    state = {f"backbone.{k}": v for k, v in resnet.items() if not k.startswith("fc.")}
+    names = [name for name in state if name.startswith("backbone.layer3.") and state[name].dim()]
+    assert len(names) > 50
+    path = tmp_path / "perspective.pth"
+    for spoilt in (
+        {name: value for name, value in state.items() if name not in names},
+        {name: value[:-1] if name in names else value for name, value in state.items()},
+    ):
+        torch.save({"state_dict": spoilt}, path)
+        with pytest.raises(CheckpointError) as caught:
+            load_perspective(network, path)
+        listed = re.findall(r"layer3\.[\w.]+", one_line(caught.value))
+        assert listed == [name.removeprefix("backbone.") for name in names]
 
 
 def test_a_backbone_of_another_width_and_an_unsafe_file(
@@ -192,6 +210,23 @@ def test_stage_2_runs_from_a_stage_1_result(tmp_path: Path) -> None:
     options = [a for a in arguments(tmp_path) if a != "--from-scratch"]
     assert script.main([*options, "--init-from", str(tmp_path / "one.safetensors"), "--max-steps", "1"]) == 0
     assert "entries taken" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_stage_2_does_not_start_from_stage_2(tmp_path: Path, capsys: Any) -> None:
+    from tests.training.tiny import arguments, tiny_dataroot
+    from training import train as script
+
+    tiny_dataroot(tmp_path)
+    config = tiny_config(tmp_path, stage=2)
+    save_checkpoint(tmp_path / "two.safetensors", BEVNeXt(config).state_dict(), config)
+    options = [a for a in arguments(tmp_path) if a != "--from-scratch"]
+    assert script.main([*options, "--init-from", str(tmp_path / "two.safetensors")]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert error.splitlines()[-1] == (
+        f"error: {tmp_path}/two.safetensors is a checkpoint of stage 2 ('tiny_stage2'); stage 2 starts from stage 1"
+    )
+    assert not list((tmp_path / "run").glob("*.pt"))
 
 
 def test_fine_tuning_takes_every_weight_of_the_same_network(tmp_path: Path) -> None:

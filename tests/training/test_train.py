@@ -205,6 +205,7 @@ def test_without_lidar_a_run_is_possible_when_it_is_asked_for(own_folder: Path) 
     [
         (["--set", "training.epoch=3"], "expected KEY=VALUE with a key"),
         (["--set", "training.epochs=0"], "epochs"),
+        (["--set", "depth.step=["], "--set depth.step=[: the value is no valid YAML"),
         (["--stage", "1"], "is a configuration of stage 2"),
         (["--resume", "nowhere.pt"], "no such checkpoint"),
         (["--history", "batched", "--gradient-checkpointing", "on"], "does not go with --gradient-checkpointing"),
@@ -212,7 +213,15 @@ def test_without_lidar_a_run_is_possible_when_it_is_asked_for(own_folder: Path) 
 )
 def test_wrong_options_end_with_one_clear_line(folder: Path, capsys: Any, more: list[str], message: str) -> None:
     assert script.main(arguments(folder, "wrong", *more)) == 1
-    assert message in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+
+
+def test_a_work_dir_that_cannot_be_made_ends_with_one_clear_line(folder: Path, capsys: Any) -> None:
+    (folder / "file").write_text("")
+    assert script.main(arguments(folder, "file/run")) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f"error: --work-dir {folder}/file/run cannot be created: ")
 
 
 def test_overrides_reach_the_run(folder: Path) -> None:
