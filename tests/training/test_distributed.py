@@ -99,7 +99,7 @@ def test_gradients_and_sgd_equal_one_process(pair: tuple[Path, dict[str, dict[st
     moved = {name: expected["weights"][name] - expected["initial"][name] for name in expected["initial"]}
     nothing = {name: value * 0 for name, value in moved.items()}
     for part, distance in per_module(moved, nothing, expected["initial"]).items():
-        assert distance > 1e-4, f"{part} hardly moved: equal weights would show nothing"
+        assert distance > 5e-5, f"{part} hardly moved: equal weights would show nothing"
 
 
 def test_adamw_equals_one_process(pair: tuple[Path, dict[str, dict[str, torch.Tensor]]]) -> None:
