@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bevnext_core.config import ModelConfig, TaskConfig
-from bevnext_core.ops.block_nms import rotated_nms_by_blocks
 from bevnext_core.ops.rotated_nms import circle_nms
+from bevnext_core.ops.rotated_nms_op import fast_rotated_nms
 
 PRE_NMS_LIMIT = 1000
 
@@ -86,7 +86,7 @@ def suppress(candidates: BoxSet, task: TaskConfig, limit: int) -> np.ndarray:
     if task.scales:
         scale = np.asarray(task.scales, np.float32)[candidates.labels[:PRE_NMS_LIMIT]]
         rectangles[:, 2:4] *= scale[:, None]
-    return rotated_nms_by_blocks(rectangles, task.threshold, limit)
+    return fast_rotated_nms(rectangles, task.threshold, limit)
 
 
 def boxes_from_maps(tasks: list[dict[str, Tensor]], config: ModelConfig) -> list[BoxSet]:

@@ -8,7 +8,7 @@ import torch
 
 from bevnext_core import decode as decode_module
 from bevnext_core.decode import boxes_from_maps, decode
-from bevnext_core.ops import block_nms
+from bevnext_core.ops import block_nms, rotated_nms_op
 from bevnext_core.ops.block_nms import rotated_nms_by_blocks
 from bevnext_core.ops.rotated_nms import rotated_nms
 from tests import recipe
@@ -46,13 +46,31 @@ def crowd(count: int, extent: float, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("extent", [3, 15, 60])
 @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 300])
-def test_blocks_keep_what_the_definition_keeps(count: int, extent: float) -> None:
+def test_fast_forms_keep_what_the_definition_keeps(count: int, extent: float) -> None:
+    assert rotated_nms_op.nms_library() is not None, "the compiled form is compared: a C++ compiler is needed"
     boxes = crowd(count, extent, seed=count)
     for threshold, limit in ((0.2, 500), (0.0, 500), (0.5, 40), (0.2, 0)):
-        found = rotated_nms_by_blocks(boxes, threshold, limit)
         expected = rotated_nms(boxes, threshold, limit)
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == expected.dtype
+        for form in (rotated_nms_by_blocks, rotated_nms_op.fast_rotated_nms):
+            found = form(boxes, threshold, limit)
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
+
+
+def test_many_crowds_of_large_boxes() -> None:
+    """Where nearly every pair overlaps, as with random weights."""
+    for seed in range(30):
+        boxes = crowd(150, 20, seed)
+        boxes[:, 2:4] *= 3
+        expected = rotated_nms(boxes, 0.2, 500)
+        np.testing.assert_array_equal(rotated_nms_op.fast_rotated_nms(boxes, 0.2, 500), expected)
+
+
+def test_without_a_compiler_blocks_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = crowd(80, 12, seed=2)
+    expected = rotated_nms_op.fast_rotated_nms(boxes, 0.2, 500)
+    monkeypatch.setattr(rotated_nms_op, "nms_library", lambda: None)
+    np.testing.assert_array_equal(rotated_nms_op.fast_rotated_nms(boxes, 0.2, 500), expected)
 
 
 def test_the_size_of_a_block_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +86,7 @@ def test_the_reference_boxes_are_the_definitions(monkeypatch: pytest.MonkeyPatch
     config = config_of("full1")
     maps = [{k: torch.from_numpy(v) for k, v in task.items()} for task in recipe.head_maps("A")]
     ours = boxes_from_maps(maps, config)
-    monkeypatch.setattr(decode_module, "rotated_nms_by_blocks", rotated_nms)
+    monkeypatch.setattr(decode_module, "fast_rotated_nms", rotated_nms)
     for one, other in zip(ours, boxes_from_maps(maps, config), strict=True):
         assert len(one.scores) > 100
         for name in ("boxes", "scores", "labels"):
