@@ -51,6 +51,7 @@ from bevnext_core.training.gradient_checkpointing import enable_checkpointing  #
 from bevnext_core.training.index import DatasetIndex, open_index  # noqa: E402
 from bevnext_core.training.initialisation import (  # noqa: E402
     load_imagenet,
+    load_matching,
     load_perspective,
     load_same_network,
     load_stage_1,
@@ -93,6 +94,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--init-from", help="stage 2: the stage-1 checkpoint to start from")
     add("--backbone-weights", help="stage 1: file with the backbone's initial weights")
     add("--fine-tune", help="start from all weights of this checkpoint of the same network; a new schedule begins")
+    add("--warm-start", help="start from those entries of a checkpoint of either stage whose name and shape are the same")
     add("--from-scratch", action="store_true", help="start from random weights")
     add("--head-scale", type=float, default=1.0, metavar="F",
         help="multiply the random weights of the heads' last convolutions (published: 1; 0.02 starts calmly)")
@@ -158,8 +160,8 @@ def resolve_config(options: argparse.Namespace) -> ModelConfig:
     if config.training.stage != options.stage:
         raise ConfigError(f"--stage {options.stage}, but '{config.name}' is a configuration of stage "
                           f"{config.training.stage}")
-    if sum(map(bool, (options.from_scratch, options.fine_tune, options.init_from))) > 1:
-        raise ConfigError("--from-scratch, --fine-tune and --init-from are three ways to start: choose one")
+    if sum(map(bool, (options.from_scratch, options.fine_tune, options.warm_start, options.init_from))) > 1:
+        raise ConfigError("--from-scratch, --fine-tune, --warm-start and --init-from are ways to start: choose one")
     if options.head_scale != 1 and not options.from_scratch:
         raise ConfigError("--head-scale is about random weights: it goes with --from-scratch")
     if options.history == "shared" and not config.history.frames:
@@ -346,7 +348,7 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
     ratios = (1.0, training.backbone_lr_ratio)
     groups = [{"params": [p for p in step_forward.parameters() if (id(p) in backbone) == in_backbone]}
               for in_backbone in (False, True)]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=training.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
     amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.amp)
     ema = ModelEma(network, training.ema_decay, training.ema_ramp, training.ema_start)
@@ -501,6 +503,8 @@ def initialise(network: BEVNeXt, config: ModelConfig, options: argparse.Namespac
         return ["random initial weights (--from-scratch)", *scaled]
     if options.fine_tune is not None:
         return [load_same_network(network, options.fine_tune)]
+    if options.warm_start is not None:
+        return load_matching(network, options.warm_start)
     if config.training.stage == 2:
         if options.init_from is None:
             raise ConfigError("stage 2 starts from stage 1: name its checkpoint with --init-from, or use "

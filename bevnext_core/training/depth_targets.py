@@ -33,6 +33,7 @@ def lidar_depth_map(
         (nearest per pixel, then the smallest non-zero of each 8x8 cell), without the large map.
     """
     rows, columns = height // stride, width // stride
+    points = points[_roughly_seen(points, camera_from_lidar, image_matrix @ intrinsics, height, width, depth_range)]
     camera = points[:, :3].astype(np.float64) @ camera_from_lidar[:3, :3].T + camera_from_lidar[:3, 3]
     camera = camera[(camera[:, 2] >= depth_range[0]) & (camera[:, 2] < depth_range[1])]
     depth = camera[:, 2]
@@ -44,6 +45,28 @@ def lidar_depth_map(
     nearest = np.full(rows * columns, np.inf, np.float32)
     np.minimum.at(nearest, cells[:, 1] * columns + cells[:, 0], depth[inside].astype(np.float32))
     return np.where(np.isfinite(nearest), nearest, 0).astype(np.float32).reshape(rows, columns)
+
+
+def _roughly_seen(
+    points: np.ndarray,
+    camera_from_lidar: np.ndarray,
+    projection: np.ndarray,
+    height: int,
+    width: int,
+    depth_range: tuple[float, float],
+) -> np.ndarray:
+    """Indices of all points that can be in the image, and few others: most are dropped here, in fp32."""
+    rotation, shift = camera_from_lidar[:3, :3].astype(np.float32), camera_from_lidar[:3, 3].astype(np.float32)
+    xyz = points[:, :3].astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore"):  # points that are not finite: they compare as out of range
+        depth = xyz @ rotation[2] + shift[2]
+    kept = np.flatnonzero((depth >= depth_range[0] - 0.5) & (depth < depth_range[1] + 0.5))
+    homogeneous = (xyz[kept] @ rotation.T + shift) @ projection.astype(np.float32).T
+    margin = 2 * np.abs(homogeneous[:, 2])  # two pixels
+    inside = np.ones(len(kept), bool)
+    for axis, size in enumerate((width, height)):
+        inside &= (homogeneous[:, axis] >= -margin) & (homogeneous[:, axis] <= size * homogeneous[:, 2] + margin)
+    return kept[inside]
 
 
 def cell_depth(depth: torch.Tensor, stride: int = FEATURE_STRIDE) -> torch.Tensor:

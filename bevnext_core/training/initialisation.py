@@ -115,19 +115,36 @@ def load_stage_1(network: BEVNeXt, path: str | Path) -> list[str]:
         raise CheckpointError(
             f"{path} is a checkpoint of stage {config.training.stage} ('{config.name}'); stage 2 starts from stage 1"
         )
+    return _take_equal(network, config.name, state, path)
+
+
+def load_matching(network: BEVNeXt, path: str | Path) -> list[str]:
+    """Start from another configuration's weights, of either stage: entries of equal name and shape.
+
+    Returns:
+        Lines that say what was taken and what was not.
+
+    Raises:
+        CheckpointError: the file is of a network with which this one shares no backbone.
+    """
+    config, state = read_checkpoint(path)
+    return _take_equal(network, config.name, state, path)
+
+
+def _take_equal(network: BEVNeXt, name_of_other: str, state: Mapping[str, Tensor], path: str | Path) -> list[str]:
     own = network.state_dict()
     taken = [name for name, value in own.items() if name in state and state[name].shape == value.shape]
     left = [name for name in own if name not in taken]
     backbone = [name for name in left if name.startswith("backbone.")]
     if backbone:
-        raise CheckpointError(f"{path} ('{config.name}') has another backbone: {_listing(backbone)}")
+        raise CheckpointError(f"{path} ('{name_of_other}') has another backbone: {_listing(backbone)}")
     network.load_state_dict(own | {name: state[name] for name in taken})
-    lines = [f"started from {path} ('{config.name}'): {len(taken)} of {len(own)} entries taken"]
+    lines = [f"started from {path} ('{name_of_other}'): {len(taken)} of {len(own)} entries taken"]
     groups: dict[str, int] = {}
     for name in left:
         part = ".".join(name.split(".")[:2])
         groups[part] = groups.get(part, 0) + 1
-    lines += [f"  not in stage 1 or of another shape: {part} ({count})" for part, count in groups.items()]
+    lines += [f"  not there or of another shape: {part} ({count})" for part, count in groups.items()]
     return lines
 
 

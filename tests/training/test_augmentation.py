@@ -157,6 +157,32 @@ def test_lidar_depth_maps_equal_the_published_ones(mod_targets: dict[str, np.nda
     np.testing.assert_array_equal(reduced, cell_depth(torch.from_numpy(maps[1])).numpy())
 
 
+def test_points_dropped_before_the_exact_projection_are_out_of_the_image() -> None:
+    """The map is that of all points, projected in double precision."""
+    rng = np.random.default_rng(1)
+    points = np.concatenate([rng.normal(size=(20000, 3)) * (30, 30, 4), rng.uniform(size=(20000, 2))], 1)
+    points = points.astype(np.float32)
+    points[:3, :3] = np.array([np.nan, np.inf, 0])[:, None]
+    intrinsics = np.array([[1266.0, 0, 800], [0, 1266, 450], [0, 0, 1]])
+    for turn in np.linspace(0, 6, 13):
+        right, down = np.array([np.sin(turn), -np.cos(turn), 0.05]), np.array([0.05 * np.cos(turn), 0, -1])
+        rotation, _ = np.linalg.qr(np.stack([right, down, np.cross(right, down)], 1))
+        camera = np.eye(4)
+        camera[:3, :3], camera[:3, 3] = rotation.T, (0.3, 1.4, -0.2)
+        image = draw_image_augmentation(rng, 1600, 900, ImageConfig(128, 352)).matrix()
+        found = lidar_depth_map(points, camera, intrinsics, image, 128, 352, 8)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            x, y, depth = camera[:3, :3] @ points[:, :3].astype(np.float64).T + camera[:3, 3:]
+            pixels = np.rint(image @ np.stack([1266 * x / depth + 800, 1266 * y / depth + 450, np.ones_like(x)]))
+            seen = (depth >= 1) & (depth < 60) & (pixels[0] >= 0) & (pixels[0] < 352)
+            seen &= (pixels[1] >= 0) & (pixels[1] < 128)
+        expected = np.full((16, 44), np.inf)
+        cells = (pixels[:2, seen] // 8).astype(int)
+        np.minimum.at(expected, (cells[1], cells[0]), depth[seen])
+        assert np.isfinite(expected).sum() > 50
+        np.testing.assert_allclose(found, np.where(np.isfinite(expected), expected, 0), atol=1e-5)
+
+
 def test_cbgs_gives_every_class_the_same_share() -> None:
     rng = np.random.default_rng(0)
     frames = [[0] + ([1] if rng.uniform() < 0.05 else []) for _ in range(1000)] + [[]] * 50

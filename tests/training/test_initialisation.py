@@ -21,6 +21,7 @@ from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.published_names import published_names
 from bevnext_core.training.initialisation import (
     load_imagenet,
+    load_matching,
     load_perspective,
     load_same_network,
     load_stage_1,
@@ -185,6 +186,23 @@ def test_the_wrong_stage_and_another_backbone_are_refused(tmp_path: Path) -> Non
     save_checkpoint(path, BEVNeXt(wide).state_dict(), wide)
     with pytest.raises(CheckpointError, match="another backbone"):
         load_stage_1(BEVNeXt(second), path)
+
+
+def test_any_stage_can_start_from_the_other(tmp_path: Path) -> None:
+    first, second = tiny_config(tmp_path, stage=1), tiny_config(tmp_path, stage=2)
+    path = tmp_path / "c.safetensors"
+    source = BEVNeXt(second).state_dict()
+    save_checkpoint(path, source, second)
+    network = BEVNeXt(first)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    lines = load_matching(network, path)
+    taken = [name for name, value in before.items() if name in source and source[name].shape == value.shape]
+    assert f"{len(taken)} of {len(before)} entries taken" in lines[0] and 0 < len(taken) < len(before)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, source[name] if name in taken else before[name]), name
+    wide = dataclasses.replace(first, backbone=dataclasses.replace(first.backbone, base_channels=8))
+    with pytest.raises(CheckpointError, match="another backbone"):
+        load_matching(BEVNeXt(wide), path)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
