@@ -46,7 +46,8 @@ class AcceleratedNetwork(BEVNeXt):
         self._encode = Accelerated(encode, "encode", compiled, graphs)
         self._detect = Accelerated(detect, "detect", compiled, graphs)
         # A number of samples that depends on the data can neither be recorded nor compiled in one piece.
-        self.refinement.attention.dense = graphs or (compiled and device.type == "cuda")
+        if self.refinement.attention is not None:
+            self.refinement.attention.dense = graphs or (compiled and device.type == "cuda")
 
     def encode(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> EncodedCameras:
         return EncodedCameras(*self._encode(images, colors, camera_parameters))

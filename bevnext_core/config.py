@@ -59,7 +59,10 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """Depth bins min, min + step, ... below max (metres), the depth network's width, and the CRF."""
+    """Depth bins min, min + step, ... below max (metres), the depth network's width, and the CRF.
+
+    0 ``crf_iterations`` leave the CRF out: the depth is the softmax of the logits (an ablation).
+    """
 
     min: float = 1.0
     max: float = 60.0
@@ -76,7 +79,8 @@ class DepthConfig:
             self.mid_channels % 4 == 0, "mid_channels must be a multiple of 4 (groups of the deformable conv)"
         )
         _require(
-            self.crf_iterations > 0 and self.crf_zeta > 0, "crf_iterations and crf_zeta must be positive"
+            self.crf_iterations >= 0 and self.crf_zeta > 0,
+            "crf_iterations must not be negative, crf_zeta must be positive",
         )
 
     @property
@@ -131,7 +135,10 @@ class HistoryConfig:
 
 @dataclass(frozen=True)
 class RefinementConfig:
-    """Perspective refinement: deformable attention from BEV cells to the image features."""
+    """Perspective refinement: deformable attention from BEV cells to the image features.
+
+    0 ``heads`` leave the attention out: the cells never look back into the images (an ablation).
+    """
 
     heads: int = 8
     height_anchors: int = 8
@@ -139,7 +146,8 @@ class RefinementConfig:
 
     def __post_init__(self) -> None:
         _require(
-            min(self.heads, self.height_anchors, self.feedforward_ratio) > 0, "all values must be positive"
+            min(self.height_anchors, self.feedforward_ratio) > 0 and self.heads >= 0,
+            "heads must not be negative, the other values must be positive",
         )
 
 
@@ -253,7 +261,7 @@ class ModelConfig:
             f"anchor_camera '{self.anchor_camera}' is not one of cameras ({', '.join(self.cameras)})",
         )
         _require(
-            self.channels % self.refinement.heads == 0 and self.channels % 2 == 0,
+            self.channels % max(self.refinement.heads, 1) == 0 and self.channels % 2 == 0,
             f"channels ({self.channels}) must be even and a multiple of refinement.heads ({self.refinement.heads})",
         )
         names = self.class_names

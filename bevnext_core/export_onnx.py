@@ -122,8 +122,10 @@ def export_onnx(model: BEVNeXt, path: str | Path) -> dict[str, float | None]:
         None without onnxruntime.
 
     Raises:
-        ExportError: a package is missing, or a file does not compute what the network does.
+        ExportError: a package is missing, the network has no refinement, or a file does not compute what it does.
     """
+    if model.refinement.attention is None:
+        raise ExportError(f"ONNX export: '{model.config.name}' has no perspective refinement (refinement.heads: 0)")
     try:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError:
@@ -173,7 +175,9 @@ def onnx_inputs(model: BEVNeXt, start: int) -> dict[str, dict[str, Tensor]]:
     cells = onnx_cells(model, geometry)
     lifted = model.lift(encoded, model.view_transform.plan(geometry)).contiguous()
     bev = torch.cat([lifted * (1 - 0.05 * index) for index in range(model.config.history.frames + 1)], 1)
-    pixels, seen = model.refinement.attention.project(geometry)
+    attention = model.refinement.attention
+    assert attention is not None
+    pixels, seen = attention.project(geometry)
     return {
         "encode": {"images": images, "colors": colors, "camera_parameters": parameters},
         "lift": {"depth": encoded.depth, "context": encoded.context, "cells": cells},

@@ -94,7 +94,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--init-from", help="stage 2: the stage-1 checkpoint to start from")
     add("--backbone-weights", help="stage 1: file with the backbone's initial weights")
     add("--fine-tune", help="start from all weights of this checkpoint of the same network; a new schedule begins")
-    add("--warm-start", help="start from those entries of a checkpoint of either stage whose name and shape are the same")
+    add("--warm-start", help="start from the entries of a checkpoint of either stage whose name and shape are the same")
     add("--from-scratch", action="store_true", help="start from random weights")
     add("--head-scale", type=float, default=1.0, metavar="F",
         help="multiply the random weights of the heads' last convolutions (published: 1; 0.02 starts calmly)")

@@ -215,7 +215,8 @@ def watched(detector: Detector, probe: Probe) -> Iterator[None]:
     """Attach the probe to the detector's stages and to the parts of its network. Not taken off the network again."""
     model: Any = detector.model
     for name, title in MODULES.items():
-        probe.watch_module(getattr(model, name), title)
+        if getattr(model, name) is not None:
+            probe.watch_module(getattr(model, name), title)
     probe.watch_module(model.depth_net.reduce, "depth network")
     probe.watch_method(model.depth_net, "branches", "depth network")
     probe.watch_method(model.view_transform, "plan", "plan")

@@ -80,12 +80,14 @@ class BEVNeXt(nn.Module):
         self.proposal_head = ProposalHead(
             config.bev.encoder_channels, head.shared_channels, head.branch_channels, config.tasks
         )
-        self.depth_embedding = nn.Sequential(
-            nn.Conv2d(bins, bins, 1),
-            nn.BatchNorm2d(bins),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(bins, channels, 1),
-        )
+        self.depth_embedding: nn.Sequential | None = None
+        if config.refinement.heads:
+            self.depth_embedding = nn.Sequential(
+                nn.Conv2d(bins, bins, 1),
+                nn.BatchNorm2d(bins),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(bins, channels, 1),
+            )
         self.refinement = PerspectiveRefinement(
             channels, config.bev.encoder_channels, config.image, config.bev, config.refinement
         )
@@ -125,8 +127,10 @@ class BEVNeXt(nn.Module):
         """
         encoded_bev = self.bev_neck(self.bev_backbone(bev))
         heatmaps = self.proposal_head(encoded_bev)
-        # The refinement must not shape the depth distribution: it comes in detached.
-        features = present.context + self.depth_embedding(present.depth.detach())
+        features = present.context
+        if self.depth_embedding is not None:
+            # The refinement must not shape the depth distribution: it comes in detached.
+            features = features + self.depth_embedding(present.depth.detach())
         features = features.unflatten(0, (bev.shape[0], -1))
         refined = self.refinement(encoded_bev, features, geometry)
         regressions = self.box_head(refined)

@@ -16,13 +16,16 @@ from bevnext_core.ops.crf import WINDOW, mean_field
 
 
 class DepthCrf(nn.Module):
-    """``iterations`` of mean field with the unary term ``logits``; fp32 whatever the input."""
+    """``iterations`` of mean field with the unary term ``logits``; fp32 whatever the input.
+
+    Without iterations it is the softmax, and has no weight.
+    """
 
     def __init__(self, iterations: int = 20, zeta: float = 0.001, weight: float = 0.015) -> None:
         super().__init__()
         self.iterations = iterations
         self.zeta = zeta
-        self.weight = nn.Parameter(torch.full((1,), weight))
+        self.weight = nn.Parameter(torch.full((1,), weight)) if iterations else None
 
     def forward(self, logits: Tensor, colors: Tensor) -> Tensor:
         """Depth distribution ``[M, D, h, w]`` that sums to one over D.
@@ -32,6 +35,8 @@ class DepthCrf(nn.Module):
             colors: ``[M, 3, h, w]`` mean RGB of each patch, 0..255 (:func:`patch_colors`); takes no gradient.
         """
         with torch.autocast(logits.device.type, enabled=False):
+            if self.weight is None:
+                return logits.float().softmax(1)
             return mean_field(logits.float(), color_kernel(colors, self.zeta), self.weight, self.iterations)
 
 

@@ -20,7 +20,10 @@ PAIRS_AT_A_TIME = 4096
 
 
 class PerspectiveRefinement(nn.Module):
-    """One decoder layer: cross attention to the cameras, layer norm, feed-forward, layer norm (post-norm)."""
+    """One decoder layer: cross attention to the cameras, layer norm, feed-forward, layer norm (post-norm).
+
+    Without heads there is no attention, and nothing of the cameras comes in.
+    """
 
     def __init__(
         self, channels: int, bev_channels: int, image: ImageConfig, bev: BevConfig, options: RefinementConfig
@@ -29,9 +32,11 @@ class PerspectiveRefinement(nn.Module):
         self.size = bev.size
         self.shared = conv_bn_relu(bev_channels, channels)
         self.cell_embedding = nn.Embedding(bev.size**2, channels)
-        self.row_embedding = nn.Embedding(bev.size, channels // 2)
-        self.column_embedding = nn.Embedding(bev.size, channels // 2)
-        self.attention = CameraCrossAttention(channels, image, bev, options)
+        self.attention: CameraCrossAttention | None = None
+        if options.heads:
+            self.row_embedding = nn.Embedding(bev.size, channels // 2)
+            self.column_embedding = nn.Embedding(bev.size, channels // 2)
+            self.attention = CameraCrossAttention(channels, image, bev, options)
         self.attention_norm = nn.LayerNorm(channels)
         hidden = options.feedforward_ratio * channels
         self.feedforward = nn.Sequential(
@@ -45,7 +50,8 @@ class PerspectiveRefinement(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        self.attention.deformable.reset_parameters()
+        if self.attention is not None:
+            self.attention.deformable.reset_parameters()
 
     def forward(self, bev: Tensor, features: Tensor, geometry: CameraGeometry) -> Tensor:
         """``bev [B, bev_channels, Y, X]``, image ``features [B, N, C, h, w]``, present ``geometry`` (F = 1).
@@ -55,15 +61,17 @@ class PerspectiveRefinement(nn.Module):
         """
         batch = bev.shape[0]
         query = self.cell_embedding.weight + self.shared(bev).flatten(2).transpose(1, 2)
-        # Published order: column (x) first, then row (y).
-        position = torch.cat(
-            [
-                self.column_embedding.weight.repeat(self.size, 1),
-                self.row_embedding.weight.repeat_interleave(self.size, 0),
-            ],
-            1,
-        )
-        query = self.attention_norm(self.attention(query, position, features, geometry))
+        if self.attention is not None:
+            # Published order: column (x) first, then row (y).
+            position = torch.cat(
+                [
+                    self.column_embedding.weight.repeat(self.size, 1),
+                    self.row_embedding.weight.repeat_interleave(self.size, 0),
+                ],
+                1,
+            )
+            query = self.attention(query, position, features, geometry)
+        query = self.attention_norm(query)
         query = self.feedforward_norm(query + self.feedforward(query))
         return query.transpose(1, 2).reshape(batch, -1, self.size, self.size)
 

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from bevnext_core.checkpoint import save_checkpoint
+from bevnext_core.config import config_from_mapping
 from bevnext_core.detector import Detector
+from bevnext_core.export import ExportError
+from bevnext_core.export_onnx import export_onnx
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.bevnext import BEVNeXt
@@ -27,8 +30,8 @@ from bevnext_core.training.ablations import (
 from bevnext_core.training.index import DatasetIndex, open_index
 from tests.published import build
 from tests.rig import drive
-from tests.training.tiny import tiny_config, tiny_dataroot
-from training import ablate
+from tests.training.tiny import arguments, tiny_config, tiny_dataroot
+from training import ablate, train
 
 EXTENT, SIZE = 51.2, 64
 
@@ -102,6 +105,39 @@ def test_without_history_every_frame_is_the_first(small2: BEVNeXt) -> None:
     expected = fresh.step(frames[2])
     assert found.info.history_frames == 0
     np.testing.assert_array_equal(found.boxes, expected.boxes)
+
+
+# ------------------------------------------------------------------------------------------------- without a block
+@pytest.mark.parametrize("left_out", ["depth.crf_iterations", "refinement.heads"])
+def test_a_network_without_the_block_is_trained_and_streams(left_out: str, tmp_path: Path) -> None:
+    tiny_dataroot(tmp_path)
+    assert train.main(arguments(tmp_path, "run", "--max-steps", "2", "--set", f"{left_out}=0", "--amp", "bf16")) == 0
+    saved = next((tmp_path / "run").glob("*.pt"))
+    data = torch.load(saved, weights_only=True)
+    config = config_from_mapping(data["config"], "the checkpoint")
+    network = BEVNeXt(config)
+    network.load_state_dict(data["model"])
+    whole = BEVNeXt(tiny_config(tmp_path)).state_dict()
+    lost = {name.split(".")[0] for name in whole.keys() - data["model"].keys()}
+    assert lost == ({"crf"} if left_out.startswith("depth") else {"refinement", "depth_embedding"})
+    trained = data["optimizer"]["state"]
+    assert len(trained) == len(list(network.parameters())), "every parameter has had a gradient"
+    save_checkpoint(tmp_path / "c.safetensors", network.state_dict(), config)
+    detector = Detector.from_checkpoint(tmp_path / "c.safetensors", "cpu")
+    for frame in drive(2):
+        maps = detector.step_maps(frame)
+    assert all(torch.isfinite(value).all() for task in maps.tasks for value in task.values())
+    encoded = network.eval().encode(torch.randn(6, 3, 64, 96), torch.zeros(6, 3, 8, 12), torch.zeros(6, 27))
+    if left_out.startswith("depth"):
+        torch.testing.assert_close(encoded.depth, encoded.logits.softmax(1))
+    else:
+        bev = torch.randn(1, 3 * config.channels, 16, 16)
+        dark = dataclasses.replace(encoded, context=torch.zeros_like(encoded.context))
+        one, other = (network.detect(bev, cameras, None) for cameras in (encoded, dark))  # type: ignore[arg-type]
+        for name, value in one.tasks[0].items():
+            torch.testing.assert_close(value, other.tasks[0][name])
+        with pytest.raises(ExportError, match="has no perspective refinement"):
+            export_onnx(network, tmp_path / "x.onnx")
 
 
 # ------------------------------------------------------------------------------------------------- guesses
