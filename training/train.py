@@ -125,7 +125,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--workers", "--num-workers", type=int, default=4, help="data-loader processes per process")
     add("--device", default="auto", choices=("auto", "cuda", "cpu"))
     add("--log-every", type=int, default=50)
-    add("--max-steps", type=int, help="stop (with a checkpoint) after this many steps of the whole run")
+    add("--max-steps", type=int, help="stop (with a checkpoint and the weights) after this many steps of the whole run")
     add("--no-progress", action="store_true")
     add("--dry-run", action="store_true", help="print the schedule and stop")
     options = parser.parse_args(arguments)
@@ -390,6 +390,11 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
                 "perspective": step_forward.perspective.state_dict() if step_forward.perspective else {},
             })
 
+    def write_weights(name: str) -> None:
+        if processes.is_main:
+            save_checkpoint(work_dir / f"{name}.safetensors", network.state_dict(), config)
+            save_checkpoint(work_dir / f"{name}_ema.safetensors", ema.state, config)
+
     # ---------------------------------------------------------------- the loop
     board = open_tensorboard(work_dir, log) if processes.is_main else None
     progress = Progress(options, processes, schedule.steps, step, global_batch)
@@ -471,11 +476,10 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
                 if board is not None:
                     board.writer.flush()
             if stop:
+                write_weights(f"step_{step}")
                 log.info("stopped after %d steps, as asked", step)
                 return
-        if processes.is_main:
-            save_checkpoint(work_dir / f"epoch_{epoch + 1}.safetensors", network.state_dict(), config)
-            save_checkpoint(work_dir / f"epoch_{epoch + 1}_ema.safetensors", ema.state, config)
+        write_weights(f"epoch_{epoch + 1}")
         log.info("epoch %d of %d ended at step %d", epoch + 1, training.epochs, step)
         epoch, epoch_step = epoch + 1, 0
     log.info("training ended; the result is %s", work_dir / f"epoch_{training.epochs}_ema.safetensors")
