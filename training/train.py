@@ -59,6 +59,7 @@ from bevnext_core.training.initialisation import (  # noqa: E402
 )
 from bevnext_core.training.loader import batches_of, make_loader  # noqa: E402
 from bevnext_core.training.memory import expected_memory  # noqa: E402
+from bevnext_core.training.progress import Progress  # noqa: E402
 from bevnext_core.training.sampler import EpochSampler  # noqa: E402
 from bevnext_core.training.schedule import learning_rate_statement, make_schedule  # noqa: E402
 from bevnext_core.training.shared_forward import SharedForward, measure_parameters  # noqa: E402
@@ -94,7 +95,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--init-from", help="stage 2: the stage-1 checkpoint to start from")
     add("--backbone-weights", help="stage 1: file with the backbone's initial weights")
     add("--fine-tune", help="start from all weights of this checkpoint of the same network; a new schedule begins")
-    add("--warm-start", help="start from the entries of a checkpoint of either stage whose name and shape are the same")
+    add("--warm-start", nargs="+", metavar="FILE", help="start from those entries of checkpoints of either stage whose "
+        "name and shape fit, the last file's where several do")
     add("--from-scratch", action="store_true", help="start from random weights")
     add("--head-scale", type=float, default=1.0, metavar="F",
         help="multiply the random weights of the heads' last convolutions (published: 1; 0.02 starts calmly)")
@@ -397,7 +399,7 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
 
     # ---------------------------------------------------------------- the loop
     board = open_tensorboard(work_dir, log) if processes.is_main else None
-    progress = Progress(options, processes, schedule.steps, step, global_batch)
+    progress = Progress(log, options.log_every, processes, not options.no_progress, schedule.steps, step, global_batch)
     skipped_in_row = 0
     unreadable: dict[str, str] = {}
     while epoch < training.epochs:
@@ -508,7 +510,7 @@ def initialise(network: BEVNeXt, config: ModelConfig, options: argparse.Namespac
     if options.fine_tune is not None:
         return [load_same_network(network, options.fine_tune)]
     if options.warm_start is not None:
-        return load_matching(network, options.warm_start)
+        return [line for path in options.warm_start for line in load_matching(network, path)]
     if config.training.stage == 2:
         if options.init_from is None:
             raise ConfigError("stage 2 starts from stage 1: name its checkpoint with --init-from, or use "
@@ -534,47 +536,6 @@ def start_log(work_dir: Path, processes: Processes) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
-
-
-class Progress:
-    """Bar and log lines: losses, samples/s, share of the time spent waiting for data, memory, time left."""
-
-    def __init__(self, options: argparse.Namespace, processes: Processes, steps: int, first: int, batch: int) -> None:
-        from tqdm import tqdm
-
-        self.every, self.batch, self.device = options.log_every, batch, processes.device
-        self.bar = tqdm(total=steps, initial=first, unit="step", disable=options.no_progress or not processes.is_main)
-        self.since, self.waited, self.count, self.steps, self.first = time.perf_counter(), 0.0, 0, steps, True
-
-    def update(self, step: int, epoch: int, losses: dict[str, Tensor], total: Tensor, norm: Tensor, rate: float,
-               waited: float, skipped: int) -> None:
-        self.bar.update()
-        self.waited, self.count = self.waited + waited, self.count + 1
-        if step % self.every and not self.first:
-            return
-        self.first = False
-        seconds = time.perf_counter() - self.since
-        speed = self.count * self.batch / seconds
-        boxes = sum(v.item() for k, v in losses.items() if k.startswith("task") and not k.endswith("heatmap"))
-        heat = sum(v.item() for k, v in losses.items() if k.endswith("heatmap"))
-        left = (self.steps - step) * self.batch / speed
-        extra = f" perspective {losses['loss_perspective'].item():.3f}" if "loss_perspective" in losses else ""
-        text = (f"loss {total.item():.3f} (heat {heat:.3f} box {boxes:.3f} depth {losses['loss_depth'].item():.3f}"
-                f"{extra}) norm {norm.item():.1f} lr {rate:.2g} {speed:.2f} samples/s wait {self.waited / seconds:.0%} "
-                f"memory {memory_used(self.device):.2f} GiB")
-        self.bar.set_postfix_str(text)
-        log.info("epoch %d step %d/%d %s left %d:%02d h skipped %d", epoch, step, self.steps, text,
-                 left // 3600, left % 3600 // 60, skipped)
-        self.since, self.waited, self.count = time.perf_counter(), 0.0, 0
-
-
-def memory_used(device: torch.device) -> float:
-    """Peak GiB: of the GPU, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 
 from bevnext_core import native
 from bevnext_core.native import NativeBuildError
-from bevnext_core.ops.block_nms import rotated_nms_by_blocks
+from bevnext_core.ops.rotated_nms import rotated_nms_by_blocks
 
 _log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import torch
 
 from bevnext_core import decode as decode_module
 from bevnext_core.decode import boxes_from_maps, decode
-from bevnext_core.ops import block_nms, rotated_nms_op
-from bevnext_core.ops.block_nms import rotated_nms_by_blocks
-from bevnext_core.ops.rotated_nms import rotated_nms
+from bevnext_core.ops import rotated_nms as rotated_nms_module
+from bevnext_core.ops import rotated_nms_op
+from bevnext_core.ops.rotated_nms import rotated_nms, rotated_nms_by_blocks
 from tests import recipe
 from tests.published import config_of
 
@@ -78,7 +78,7 @@ def test_the_size_of_a_block_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
     expected = rotated_nms_by_blocks(boxes, 0.2, 500)
     assert 20 < len(expected) < 180
     for size in (1, 7, 1000):
-        monkeypatch.setattr(block_nms, "BLOCK", size)
+        monkeypatch.setattr(rotated_nms_module, "BLOCK", size)
         np.testing.assert_array_equal(rotated_nms_by_blocks(boxes, 0.2, 500), expected)
 
 

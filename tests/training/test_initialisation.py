@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from safetensors.torch import load_file
 
 import bevnext_core.training.initialisation as initialisation
 from bevnext_core.checkpoint import save_checkpoint
@@ -258,6 +259,28 @@ def test_fine_tuning_takes_every_weight_of_the_same_network(tmp_path: Path) -> N
     other = tiny_config(tmp_path, stage=1)
     with pytest.raises(CheckpointError, match=r"whose .* differ"):
         load_same_network(BEVNeXt(other), path)
+
+
+def test_a_run_starts_from_what_fits_in_several_files(tmp_path: Path) -> None:
+    from tests.training.tiny import arguments, tiny_dataroot
+    from training import train as script
+
+    tiny_dataroot(tmp_path)
+    states = {}
+    for stage in (2, 1):
+        config = tiny_config(tmp_path, stage=stage)
+        torch.manual_seed(stage)
+        states[stage] = BEVNeXt(config).state_dict()
+        save_checkpoint(tmp_path / f"{stage}.safetensors", states[stage], config)
+    options = [a for a in arguments(tmp_path, stage=2) if a != "--from-scratch"]
+    files = [str(tmp_path / f"{stage}.safetensors") for stage in (2, 1)]
+    options += ["--warm-start", *files, "--max-steps", "1", "--learning-rate", "1e-30"]
+    assert script.main([*options, "--set", "training.weight_decay=0"]) == 0
+    found = load_file(tmp_path / "run" / "step_1.safetensors")
+    for name, value in found.items():
+        if name.endswith(("weight", "bias")):
+            fits = name in states[1] and states[1][name].shape == value.shape
+            torch.testing.assert_close(value, states[1 if fits else 2][name], msg=name)
 
 
 def test_a_run_starts_from_a_trained_network_in_one_way(tmp_path: Path, capsys: Any) -> None:
