@@ -1,6 +1,6 @@
-"""Package metadata of bevnext_ros: one ament_python package, two import packages.
+"""Package metadata of bevnext_ros: one ament_python package with several import packages.
 
-`bevnext_core` (the network) and `bevnext_ros` (the node) are installed by pip and by colcon alike.
+They are installed by pip and by colcon alike.
 ROS packages are dependencies of package.xml only: on the Python index their names are missing or
 belong to others.
 """
@@ -12,6 +12,8 @@ from setuptools import find_packages, setup
 from setuptools.command.develop import develop
 
 NAME = "bevnext_ros"
+# The network, the ROS 2 package, the synthetic world, the benchmarks. training/ runs from a checkout.
+PACKAGES = ("bevnext_core", "bevnext_ros", "bevnext_world", "bevnext_benchmarks")
 SHARE = f"share/{NAME}"
 
 
@@ -70,8 +72,8 @@ setup(
     maintainer="bevnext_ros contributors",
     maintainer_email="bevnext_ros@users.noreply.github.com",
     python_requires=">=3.10",
-    packages=find_packages(include=["bevnext_core", "bevnext_core.*", "bevnext_ros", "bevnext_ros.*"]),
-    package_data={"bevnext_core": compiled_sources("bevnext_core")},
+    packages=find_packages(include=[name for package in PACKAGES for name in (package, f"{package}.*")]),
+    package_data={package: compiled_sources(package) for package in PACKAGES},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (SHARE, ["package.xml"]),
@@ -115,8 +117,8 @@ setup(
     entry_points={
         "console_scripts": [
             "bevnext = bevnext_core.cli.main:main",
-            "detector_node = bevnext_ros.main:main",
-            "nuscenes_to_bag = bevnext_ros.nuscenes_to_bag:main",
+            "detector_node = bevnext_ros.node.main:main",
+            "nuscenes_to_bag = bevnext_ros.bags.nuscenes_to_bag:main",
         ],
     },
     options={"build_scripts": {"executable": interpreter()}},

@@ -32,7 +32,7 @@ from bevnext_core.config import (
 from bevnext_core.errors import CheckpointError
 from bevnext_core.files import atomic_path
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.published_names import published_names
+from bevnext_core.network.published_names import published_names
 
 FORMAT = "bevnext-1"
 

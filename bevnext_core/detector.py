@@ -21,23 +21,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bevnext_core.acceleration import AcceleratedNetwork
 from bevnext_core.checkpoint import load_checkpoint
 from bevnext_core.config import ModelConfig
-from bevnext_core.decode import boxes_from_maps
 from bevnext_core.detections import Detections, StepInfo
 from bevnext_core.errors import ConfigError, FrameError
-from bevnext_core.export import ExportedNetwork, load_package
+from bevnext_core.export.package import ExportedNetwork, load_package
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
-from bevnext_core.history import History, HistoryOptions, Stored
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps, Source
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import for_inference
-from bevnext_core.preprocess import canvas_colors, image_transform, normalize
-from bevnext_core.rig_canvas import RigCanvas
-from bevnext_core.rig_state import RigState, ego_from_camera, image_sizes, joined
-from bevnext_core.upload import Uploader
+from bevnext_core.streaming.acceleration import AcceleratedNetwork
+from bevnext_core.streaming.decode import boxes_from_maps
+from bevnext_core.streaming.history import History, HistoryOptions, Stored
+from bevnext_core.streaming.preprocess import canvas_colors, image_transform, normalize
+from bevnext_core.streaming.rig_canvas import RigCanvas
+from bevnext_core.streaming.rig_state import RigState, ego_from_camera, image_sizes, joined
+from bevnext_core.streaming.upload import Uploader
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

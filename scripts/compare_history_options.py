@@ -13,9 +13,9 @@ import argparse
 import numpy as np
 
 from bevnext_core.datasets.nuscenes import NuScenesReader
-from bevnext_core.decode import BoxSet, boxes_from_maps
 from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.network.bevnext import HeadMaps
+from bevnext_core.streaming.decode import BoxSet, boxes_from_maps
 
 ORDER = ("heatmap", "reg", "height", "dim", "rot", "vel")
 OPTIONS = (("own", "key"), ("key", "own"), ("own", "own"))

@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from bevnext_core.boxes import wrap_angle  # noqa: E402
-from bevnext_core.cli.demo import add_drive_arguments, default_device, demo_weights  # noqa: E402
-from bevnext_core.demo.drive import Drive, prepare_drive  # noqa: E402
 from bevnext_core.detections import Detections  # noqa: E402
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
+from bevnext_world.cli.demo import add_drive_arguments, default_device, demo_weights  # noqa: E402
+from bevnext_world.demo.drive import Drive, prepare_drive  # noqa: E402
 from scripts.ros_self_check import isolate, stop  # noqa: E402
 
 TOLERANCE = 1e-3
@@ -123,7 +123,7 @@ class Listener:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
 
-        from bevnext_ros.message_factory import message_class
+        from bevnext_ros.messages.factory import message_class
 
         self.node = rclpy.create_node("bevnext_demo")
         self.found: dict[int, Detections] = {}
@@ -144,7 +144,7 @@ class Listener:
         return self.node.count_subscribers(topic) > 0
 
     def _on_boxes(self, message: Any) -> None:
-        from bevnext_ros.messages import CLOUD_FIELDS, cloud_records, stamp_ns
+        from bevnext_ros.messages.conversions import CLOUD_FIELDS, cloud_records, stamp_ns
 
         records = cloud_records(message)
         boxes = np.stack([records[name] for name in CLOUD_FIELDS[:9]], 1)
@@ -186,12 +186,12 @@ def through_node(
     from tqdm import tqdm
 
     from bevnext_core.classes import ANCHOR_CAMERA
-    from bevnext_ros.nuscenes_to_bag import image_topic
+    from bevnext_ros.bags.nuscenes_to_bag import image_topic
 
     parameters = {**EVERYTHING, **PATIENT, "checkpoint": str(checkpoint.resolve())}
     arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
     logs = {name: folder / f"{name}.txt" for name in ("node", "player")}
-    processes = {"node": start(["bevnext_ros.main", "--ros-args", *arguments], logs["node"])}
+    processes = {"node": start(["bevnext_ros.node.main", "--ros-args", *arguments], logs["node"])}
     try:
         end = time.monotonic() + START_SECONDS
         while not listener.is_heard(image_topic(ANCHOR_CAMERA)):
@@ -244,7 +244,7 @@ def run(args: argparse.Namespace) -> int:
             f"this needs ROS 2 ({one_line(error)}): `make setup`, or source a distribution's setup.bash first"
         ) from None
     from bevnext_core.datasets.nuscenes_tables import load_tables
-    from bevnext_ros.nuscenes_to_bag import convert_scene
+    from bevnext_ros.bags.nuscenes_to_bag import convert_scene
 
     checkpoint = demo_weights(args.checkpoint)
     drive = prepare_drive(args.drive, args.key_frames)

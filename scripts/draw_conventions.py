@@ -14,7 +14,7 @@ import numpy as np
 
 from bevnext_core.classes import CLASSES
 from bevnext_core.detections import Detections
-from bevnext_core.draw import draw_frame, write_png
+from bevnext_core.draw.cameras import draw_frame, write_png
 from tests.rig import drive
 
 # x, y, z, length, width, height, yaw, vx, vy; and the class

@@ -17,7 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bevnext_core.boxes import BOX_FIELDS, from_bottom_center
-from bevnext_core.decode import boxes_from_maps
+from bevnext_core.streaming.decode import boxes_from_maps
 from tests.paths import REFERENCE
 from tests.published import CONFIGS, build, geometry_from, load_reference, window_inputs
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.preprocess import canvas_colors
-from bevnext_core.published_names import published_names
+from bevnext_core.network.published_names import published_names
+from bevnext_core.streaming.preprocess import canvas_colors
 from tests import recipe
 from tests.paths import ROOT
 

@@ -150,19 +150,21 @@ def test_configuration_and_launch_files_are_installed(package):
 
 
 def test_all_sub_packages_are_found(package):
-    for name in ("bevnext_core", "bevnext_ros"):
+    names = {"bevnext_core", "bevnext_ros", "bevnext_world", "bevnext_benchmarks"}
+    for name in names:
         for path in (ROOT / name).rglob("*.py"):
             folder = path.parent
             dotted = ".".join(folder.relative_to(ROOT).parts)
             assert dotted in package.packages, f"{path.relative_to(ROOT)} is in no package (no __init__.py?)"
-    assert {name.split(".")[0] for name in package.packages} <= {"bevnext_core", "bevnext_ros"}
+    assert {name.split(".")[0] for name in package.packages} <= names
 
 
 def test_compiled_sources_travel(package):
-    declared = set(package.package_data["bevnext_core"])
-    for suffix in (".cpp", ".cu", ".h", ".cuh"):
-        for path in (ROOT / "bevnext_core").rglob(f"*{suffix}"):
-            assert str(path.relative_to(ROOT / "bevnext_core")) in declared
+    for name, declared in package.package_data.items():
+        for suffix in (".cpp", ".cu", ".h", ".cuh"):
+            for path in (ROOT / name).rglob(f"*{suffix}"):
+                assert str(path.relative_to(ROOT / name)) in declared
+    assert any(path.endswith("renderer.cpp") for path in package.package_data["bevnext_world"])
 
 
 def test_executables_go_where_ros2_run_looks(package):

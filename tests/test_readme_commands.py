@@ -25,7 +25,7 @@ WEIGHTS = "bevnext_stage2.safetensors"
 NOT_RUN = {
     "make setup": "installs packages from the network; it has been run where this test runs",
     "make test": "runs this test",
-    "make demo": "tests/test_packaging.py sees what it calls, tests/core/test_demo.py tests that",
+    "make demo": "tests/test_packaging.py sees what it calls, tests/world/test_demo.py tests that",
     "curl ": "fetches a file from the network",
     ".venv/bin/bevnext import-checkpoint ": "needs the fetched file; tests/core/test_checkpoint.py imports others",
     ".venv/bin/bevnext benchmark ": "takes minutes with the full-size network",

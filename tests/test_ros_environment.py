@@ -515,7 +515,7 @@ def test_node_without_torch_ends_with_one_line(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError(\"No module named 'torch'\")\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
-        [sys.executable, "-c", "import sys; from bevnext_ros.main import main; sys.exit(main())"],
+        [sys.executable, "-c", "import sys; from bevnext_ros.node.main import main; sys.exit(main())"],
         env=os.environ | {"PYTHONPATH": path},
         cwd=tmp_path,
         capture_output=True,

@@ -14,9 +14,11 @@ from tests.published import build
 HIDE = "import sys; sys.modules['nuscenes'] = None\n"
 DETECT = """
 from bevnext_core.detector import Detector
-from bevnext_ros import bag_detect, bag_evaluate, nuscenes_to_bag
-from bevnext_ros.detector_factory import make_detector
-from bevnext_ros.parameters import make_options
+from bevnext_ros.bags import detect as bag_detect
+from bevnext_ros.bags import evaluate as bag_evaluate
+from bevnext_ros.bags import nuscenes_to_bag
+from bevnext_ros.node.detector_factory import make_detector
+from bevnext_ros.node.parameters import make_options
 from tests.rig import drive
 
 by_hand = Detector.from_checkpoint(sys.argv[1])

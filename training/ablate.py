@@ -25,19 +25,19 @@ from bevnext_core.datasets.nuscenes import NuScenesReader  # noqa: E402
 from bevnext_core.datasets.nuscenes_tables import split_scenes  # noqa: E402
 from bevnext_core.detector import Detector  # noqa: E402
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
-from bevnext_core.evaluation import Evaluation, evaluate  # noqa: E402
+from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes, options_for  # noqa: E402
+from bevnext_core.evaluation.metric import Evaluation, evaluate  # noqa: E402
+from bevnext_core.evaluation.submission import make_submission, write_submission  # noqa: E402
 from bevnext_core.files import atomic_path  # noqa: E402
-from bevnext_core.submission import make_submission, write_submission  # noqa: E402
-from bevnext_core.training.ablations import (  # noqa: E402
+from training.data.dataset import TrainingDataset  # noqa: E402
+from training.data.index import open_index  # noqa: E402
+from training.run.ablations import (  # noqa: E402
     FrozenPose,
     WarpedMaps,
     WithoutHistory,
     likely_places,
     mean_places,
 )
-from bevnext_core.training.dataset import TrainingDataset  # noqa: E402
-from bevnext_core.training.index import open_index  # noqa: E402
-from bevnext_core.training.split_inference import ShuffledImages, detect_scenes, options_for  # noqa: E402
 
 STREAMS: dict[str, tuple[type[Detector], type[NuScenesReader]]] = {
     "as trained": (Detector, NuScenesReader),

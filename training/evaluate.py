@@ -19,9 +19,9 @@ if str(ROOT) not in sys.path:  # run from a source tree, without installing
     sys.path.insert(0, str(ROOT))
 
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
-from bevnext_core.evaluation import format_table, write_evaluation  # noqa: E402
-from bevnext_core.training.distributed import join_processes, leave_processes  # noqa: E402
-from bevnext_core.training.split_evaluation import SplitTask, score_split  # noqa: E402
+from bevnext_core.evaluation.distributed import join_processes, leave_processes  # noqa: E402
+from bevnext_core.evaluation.metric import format_table, write_evaluation  # noqa: E402
+from bevnext_core.evaluation.split import SplitTask, score_split  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -40,16 +40,19 @@ from bevnext_core.config import (  # noqa: E402
     published_config,
 )
 from bevnext_core.errors import BevnextError, CheckpointError, ConfigError, DatasetError, one_line  # noqa: E402
+from bevnext_core.evaluation.distributed import Processes, join_processes, leave_processes  # noqa: E402
 from bevnext_core.files import atomic_path  # noqa: E402
 from bevnext_core.network.bevnext import BEVNeXt  # noqa: E402
-from bevnext_core.training.batch_statistics import synchronise_batch_norms  # noqa: E402
-from bevnext_core.training.cbgs import balanced_frames  # noqa: E402
-from bevnext_core.training.dataset import DatasetOptions, TrainingDataset, join_samples  # noqa: E402
-from bevnext_core.training.distributed import Processes, join_processes, leave_processes  # noqa: E402
-from bevnext_core.training.ema import ModelEma  # noqa: E402
-from bevnext_core.training.gradient_checkpointing import enable_checkpointing  # noqa: E402
-from bevnext_core.training.index import DatasetIndex, open_index  # noqa: E402
-from bevnext_core.training.initialisation import (  # noqa: E402
+from training.data.cbgs import balanced_frames  # noqa: E402
+from training.data.dataset import DatasetOptions, TrainingDataset, join_samples  # noqa: E402
+from training.data.index import DatasetIndex, open_index  # noqa: E402
+from training.data.loader import batches_of, make_loader  # noqa: E402
+from training.data.sampler import EpochSampler  # noqa: E402
+from training.data.shared_runs import RunDataset, RunSampler, join_runs  # noqa: E402
+from training.run.batch_statistics import synchronise_batch_norms  # noqa: E402
+from training.run.ema import ModelEma  # noqa: E402
+from training.run.gradient_checkpointing import enable_checkpointing  # noqa: E402
+from training.run.initialisation import (  # noqa: E402
     load_imagenet,
     load_matching,
     load_perspective,
@@ -57,21 +60,18 @@ from bevnext_core.training.initialisation import (  # noqa: E402
     load_stage_1,
     scale_heads,
 )
-from bevnext_core.training.loader import batches_of, make_loader  # noqa: E402
-from bevnext_core.training.memory import expected_memory  # noqa: E402
-from bevnext_core.training.progress import Progress  # noqa: E402
-from bevnext_core.training.sampler import EpochSampler  # noqa: E402
-from bevnext_core.training.schedule import learning_rate_statement, make_schedule  # noqa: E402
-from bevnext_core.training.shared_forward import SharedForward, measure_parameters  # noqa: E402
-from bevnext_core.training.shared_runs import RunDataset, RunSampler, join_runs  # noqa: E402
-from bevnext_core.training.tensorboard import open_tensorboard  # noqa: E402
-from bevnext_core.training.train_checkpoint import (  # noqa: E402
+from training.run.memory import expected_memory  # noqa: E402
+from training.run.progress import Progress  # noqa: E402
+from training.run.schedule import learning_rate_statement, make_schedule  # noqa: E402
+from training.run.shared_forward import SharedForward, measure_parameters  # noqa: E402
+from training.run.tensorboard import open_tensorboard  # noqa: E402
+from training.run.train_checkpoint import (  # noqa: E402
     CheckpointFolder,
     random_state,
     read_training_checkpoint,
     set_random_state,
 )
-from bevnext_core.training.training_forward import ForwardOptions, TrainingForward  # noqa: E402
+from training.run.training_forward import ForwardOptions, TrainingForward  # noqa: E402
 
 log = logging.getLogger("train")
 NOT_PART_OF_THE_RUN = {"resume", "dry_run", "work_dir", "index_dir", "workers", "device", "no_progress", "max_steps",

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw one frame. Raises DatasetError, FrameError."""
     from bevnext_core.datasets.nuscenes import NuScenesReader
-    from bevnext_core.draw import camera_mosaic, truth_layer, write_png
-    from bevnext_core.draw_bev import draw_bev
+    from bevnext_core.draw.bev import draw_bev
+    from bevnext_core.draw.cameras import camera_mosaic, truth_layer, write_png
     from bevnext_core.errors import DatasetError, one_line
 
     out = output_folder(args.out, args.force)

@@ -16,8 +16,8 @@ from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
+from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.frame import CameraFrame
-from bevnext_core.submission import make_submission, submission_records, write_submission
 
 
 class FrameDetector(Protocol):
@@ -150,7 +150,7 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
         raise BevnextError(f"--{chosen[0]} chooses from a data set; a bag is taken as a whole")
     output_folder(args.out, args.force)
     # By name: the core does not import the ROS package, the command line joins the two.
-    bags = importlib.import_module("bevnext_ros.bag_detect")
+    bags = importlib.import_module("bevnext_ros.bags.detect")
     return bags.run_detect_bag(
         args.bag,
         args.checkpoint,
@@ -227,7 +227,7 @@ def detect(
 def _draw(
     reader: NuScenesReader, ref: FrameRef, frame: CameraFrame, detections: Detections, folder: Path
 ) -> Path:
-    from bevnext_core.draw import draw_frame, write_png
+    from bevnext_core.draw.cameras import draw_frame, write_png
 
     truth = reader.ground_truth(ref).boxes if ref.is_key else None
     path = folder / f"{ref.index:03d}.png"
@@ -236,8 +236,8 @@ def _draw(
 
 
 def _video(stem: Path, paths: list[Path], refs: tuple[FrameRef, ...]) -> Path:
+    from bevnext_core.draw.video import write_video
     from bevnext_core.images import read_image
-    from bevnext_core.video import write_video
 
     def pictures() -> Iterator[np.ndarray]:
         for path in paths:

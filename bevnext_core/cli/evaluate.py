@@ -62,15 +62,15 @@ def run(args: argparse.Namespace) -> int:
             raise BevnextError(f"{', '.join(given)}: only with --checkpoint, where this command detects")
     if args.bag:
         # By name: the core does not import the ROS package, the command line joins the two.
-        bags = importlib.import_module("bevnext_ros.bag_evaluate")
+        bags = importlib.import_module("bevnext_ros.bags.evaluate")
         return bags.run_evaluate_bag(
             args.bag, args.dataroot, args.version, args.eval_set, scenes=args.scene, out=args.out
         )
     if args.checkpoint:
         return _evaluate_checkpoint(args)
     from bevnext_core.datasets.nuscenes_tables import load_tables
-    from bevnext_core.evaluation import evaluate, format_table, write_evaluation
-    from bevnext_core.submission import read_submission
+    from bevnext_core.evaluation.metric import evaluate, format_table, write_evaluation
+    from bevnext_core.evaluation.submission import read_submission
 
     # A wrong file is found before the tables are loaded, which takes half a minute for the full data set.
     read_submission(args.submission)
@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_checkpoint(args: argparse.Namespace) -> int:
-    from bevnext_core.evaluation import format_table, write_evaluation
-    from bevnext_core.training.distributed import join_processes, leave_processes
-    from bevnext_core.training.split_evaluation import SplitTask, score_split
+    from bevnext_core.evaluation.distributed import join_processes, leave_processes
+    from bevnext_core.evaluation.metric import format_table, write_evaluation
+    from bevnext_core.evaluation.split import SplitTask, score_split
 
     task = SplitTask(
         args.checkpoint,

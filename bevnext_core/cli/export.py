@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from bevnext_core.benchmarking.workload import network_inputs
+from bevnext_benchmarks.workload import network_inputs
 from bevnext_core.checkpoint import load_checkpoint
 from bevnext_core.errors import BevnextError
-from bevnext_core.export import (
+from bevnext_core.export.package import (
     DTYPES,
     ExportedNetwork,
     example_inputs,
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise BevnextError(f"device '{args.device}' was asked for, but PyTorch finds no CUDA device here")
     if suffix == ".onnx":
-        from bevnext_core.export_onnx import export_onnx
+        from bevnext_core.export.onnx import export_onnx
 
         if (args.precision, args.device) != ("fp32", "cpu"):
             raise BevnextError(

@@ -33,7 +33,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command("bevnext_core.cli.evaluate", "score a network or detections with the nuScenes metric"),
     "demo": Command(
-        "bevnext_core.cli.demo", "detect, score and show a synthetic drive with the demo weights; needs no data"
+        "bevnext_world.cli.demo", "detect, score and show a synthetic drive with the demo weights; needs no data"
     ),
     "import-checkpoint": Command("bevnext_core.cli.import_checkpoint", "convert a published .pth file"),
     "config": Command("bevnext_core.cli.config", "print or check a model configuration"),
@@ -41,12 +41,12 @@ COMMANDS: dict[str, Command] = {
         "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
     ),
     "synthesize": Command(
-        "bevnext_core.cli.synthesize", "make drives of the synthetic world, as a nuScenes data set"
+        "bevnext_world.cli.synthesize", "make drives of the synthetic world, as a nuScenes data set"
     ),
-    "benchmark": Command("bevnext_core.benchmark", "measure time and memory of the network"),
+    "benchmark": Command("bevnext_benchmarks.step", "measure time and memory of the network"),
     "export": Command("bevnext_core.cli.export", "compile a network ahead of time, or write it as ONNX"),
-    "nuscenes-to-bag": Command("bevnext_ros.nuscenes_to_bag", "convert nuScenes scenes to ROS 2 bags"),
-    "play": Command("bevnext_ros.play", "publish a recorded bag through ROS 2"),
+    "nuscenes-to-bag": Command("bevnext_ros.bags.nuscenes_to_bag", "convert nuScenes scenes to ROS 2 bags"),
+    "play": Command("bevnext_ros.bags.play", "publish a recorded bag through ROS 2"),
 }
 
 

@@ -26,7 +26,7 @@ from bevnext_core.network.perspective_refinement import PerspectiveRefinement
 from bevnext_core.network.pre_process import pre_process_net
 from bevnext_core.network.res2fusion import Res2Fusion
 from bevnext_core.network.view_transform import ViewTransform
-from bevnext_core.ops.bev_pool import PoolPlan
+from bevnext_core.ops.bev_pool.plain import PoolPlan
 
 Source = Literal["own", "key"]
 """Whether a history frame uses something of its own instant or of the present key frame."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bevnext_core.ops.crf import WINDOW, mean_field
+from bevnext_core.ops.crf.plain import WINDOW, mean_field
 
 
 class DepthCrf(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bevnext_core.config import BevConfig, DepthConfig, ImageConfig
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.ops.bev_pool import PoolPlan, bev_pool, bev_pool_form, make_plan
+from bevnext_core.ops.bev_pool.plain import PoolPlan, bev_pool, bev_pool_form, make_plan
 
 
 class ViewTransform(nn.Module):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bevnext_core.benchmarking.workload import network_inputs
+from bevnext_benchmarks.workload import network_inputs
 from bevnext_core.network import perspective_refinement
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.perspective_refinement import CameraCrossAttention

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bevnext_core.ops.bev_pool import PoolPlan, bev_pool, make_plan
+from bevnext_core.ops.bev_pool.plain import PoolPlan, bev_pool, make_plan
 
 
 def random_case(

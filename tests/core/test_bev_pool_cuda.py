@@ -11,11 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from bevnext_core import native
-from bevnext_core.native import NativeBuildError
-from bevnext_core.ops import bev_pool_op
-from bevnext_core.ops.bev_pool import PoolPlan, bev_pool, bev_pool_form, bev_pool_plain, is_channels_last
-from bevnext_core.ops.bev_pool_baseline import baseline_backward, baseline_forward
+from bevnext_core.ops import native
+from bevnext_core.ops.bev_pool import operator as bev_pool_op
+from bevnext_core.ops.bev_pool.baseline import baseline_backward, baseline_forward
+from bevnext_core.ops.bev_pool.plain import (
+    PoolPlan,
+    bev_pool,
+    bev_pool_form,
+    bev_pool_plain,
+    is_channels_last,
+)
+from bevnext_core.ops.native import NativeBuildError
 from tests.core.test_bev_pool import KINDS, random_case
 
 SOURCE = bev_pool_op.FOLDER / "bev_pool.cu"
@@ -181,7 +187,7 @@ def test_gpu_against_plain(kind: str, types: tuple[torch.dtype, torch.dtype], gp
 
 @pytest.mark.gpu
 def test_gpu_plan_needs_no_synchronisation(gpu: str) -> None:
-    from bevnext_core.ops.bev_pool import make_plan
+    from bevnext_core.ops.bev_pool.plain import make_plan
 
     expected, cells = random_case(2, 4, 5, 3, 9, (5, 9), "random")
     cells = cells.to(gpu)

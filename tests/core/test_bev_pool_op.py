@@ -10,12 +10,11 @@ from torch import Tensor
 
 from bevnext_core.config import published_config
 from bevnext_core.errors import ConfigError
-from bevnext_core.native import NativeBuildError
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.view_transform import ViewTransform
-from bevnext_core.ops import bev_pool as pooling
-from bevnext_core.ops import bev_pool_op
-from bevnext_core.ops.bev_pool import (
+from bevnext_core.ops.bev_pool import operator as bev_pool_op
+from bevnext_core.ops.bev_pool import plain as pooling
+from bevnext_core.ops.bev_pool.plain import (
     VARIABLE,
     PoolPlan,
     bev_pool,
@@ -25,6 +24,7 @@ from bevnext_core.ops.bev_pool import (
     make_plan,
     sorted_points,
 )
+from bevnext_core.ops.native import NativeBuildError
 from tests.core.test_bev_pool import KINDS, random_case
 
 

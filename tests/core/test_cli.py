@@ -198,8 +198,8 @@ def detect_with(detector: StandIn, dataroot: Path, out: Path, **choice: Any) -> 
 @nuscenes
 def test_detect_writes_submission_pictures_and_videos(made: Path, tmp_path: Path) -> None:
     from bevnext_core.datasets.nuscenes_tables import load_tables
-    from bevnext_core.evaluation import evaluate
-    from bevnext_core.submission import read_submission
+    from bevnext_core.evaluation.metric import evaluate
+    from bevnext_core.evaluation.submission import read_submission
 
     detector, out = StandIn(), tmp_path / "out"
     summary = detect_with(detector, made, out)

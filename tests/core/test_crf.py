@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.library import opcheck
 
 from bevnext_core.errors import ConfigError
-from bevnext_core.native import NativeBuildError
 from bevnext_core.network.crf import DepthCrf
-from bevnext_core.ops import crf as crf_module
-from bevnext_core.ops import crf_op
-from bevnext_core.ops.crf import mean_field, mean_field_form, mean_field_plain
+from bevnext_core.ops.crf import operator as crf_op
+from bevnext_core.ops.crf import plain as crf_module
+from bevnext_core.ops.crf.plain import mean_field, mean_field_form, mean_field_plain
+from bevnext_core.ops.native import NativeBuildError
 
 KERNELS = ("none", "all", "soft", "patches", "one pair")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bevnext_core import native
-from bevnext_core.native import NativeBuildError
-from bevnext_core.ops import crf_op
-from bevnext_core.ops.crf import mean_field, mean_field_form, mean_field_plain
+from bevnext_core.ops import native
+from bevnext_core.ops.crf import operator as crf_op
+from bevnext_core.ops.crf.plain import mean_field, mean_field_form, mean_field_plain
+from bevnext_core.ops.native import NativeBuildError
 from tests.core.test_crf import KERNELS, case
 
 SOURCE = crf_op.FOLDER / "crf.cu"

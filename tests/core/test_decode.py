@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from bevnext_core import decode as decode_module
-from bevnext_core.decode import boxes_from_maps, decode
-from bevnext_core.ops import rotated_nms as rotated_nms_module
-from bevnext_core.ops import rotated_nms_op
-from bevnext_core.ops.rotated_nms import rotated_nms, rotated_nms_by_blocks
+from bevnext_core.ops.nms import operator as rotated_nms_op
+from bevnext_core.ops.nms import plain as rotated_nms_module
+from bevnext_core.ops.nms.plain import rotated_nms, rotated_nms_by_blocks
+from bevnext_core.streaming import decode as decode_module
+from bevnext_core.streaming.decode import boxes_from_maps, decode
 from tests import recipe
 from tests.published import config_of
 

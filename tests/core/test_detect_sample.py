@@ -13,7 +13,7 @@ import pytest
 from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detector import Detector
-from bevnext_core.submission import submission_records
+from bevnext_core.evaluation.submission import submission_records
 from tests.published import build
 
 pytestmark = pytest.mark.sample

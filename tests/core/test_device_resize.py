@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bevnext_core.config import ImageConfig
-from bevnext_core.device_resize import resize_and_crop_on_device
-from bevnext_core.preprocess import ImageTransform, image_transform, resize_and_crop
+from bevnext_core.streaming.device_resize import resize_and_crop_on_device
+from bevnext_core.streaming.preprocess import ImageTransform, image_transform, resize_and_crop
 
 LIMIT = 0 if platform.machine() in ("x86_64", "AMD64") else 1
 """Grey levels. Elsewhere PIL may have been compiled with fused multiply-adds."""

@@ -13,7 +13,8 @@ from PIL import Image
 from bevnext_core.boxes import box_corners
 from bevnext_core.classes import CAMERAS, CLASSES
 from bevnext_core.detections import Detections
-from bevnext_core.draw import (
+from bevnext_core.draw.bev import BACKGROUND, TRUTH_COLOR, BevView, BoxLayer, class_color, draw_bev
+from bevnext_core.draw.cameras import (
     camera_from_ego,
     camera_mosaic,
     detection_layer,
@@ -24,12 +25,11 @@ from bevnext_core.draw import (
     truth_layer,
     write_png,
 )
-from bevnext_core.draw_bev import BACKGROUND, TRUTH_COLOR, BevView, BoxLayer, class_color, draw_bev
+from bevnext_core.draw.video import write_video
 from bevnext_core.errors import BevnextError
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import rigid
 from bevnext_core.images import read_image
-from bevnext_core.video import write_video
 
 RED = (255, 0, 0)
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from bevnext_core.boxes import from_bottom_center
 from bevnext_core.classes import CLASSES
 from bevnext_core.config import PUBLISHED_TASKS, ModelConfig
-from bevnext_core.decode import BoxSet, boxes_from_maps, decode
 from bevnext_core.network import crf as crf_module
 from bevnext_core.network import view_transform
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.view_transform import ViewTransform
+from bevnext_core.streaming.decode import BoxSet, boxes_from_maps, decode
 from tests import recipe
 from tests.paths import BUNDLED
 from tests.published import (

@@ -18,9 +18,14 @@ from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.detections import Detections
 from bevnext_core.errors import DatasetError
-from bevnext_core.evaluation import Evaluation, evaluate, format_table, write_evaluation
+from bevnext_core.evaluation.metric import Evaluation, evaluate, format_table, write_evaluation
+from bevnext_core.evaluation.submission import (
+    SubmissionError,
+    make_submission,
+    submission_records,
+    write_submission,
+)
 from bevnext_core.geometry import invert_rigid, rigid
-from bevnext_core.submission import SubmissionError, make_submission, submission_records, write_submission
 from tests.nuscenes_dataroot import write_dataroot
 
 VERSION = "v1.0-mini"

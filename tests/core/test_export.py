@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from bevnext_core.benchmarking import workload
-from bevnext_core.benchmarking.measure import Case, measure
-from bevnext_core.benchmarking.workload import drive_frame, random_network
+from bevnext_benchmarks import workload
+from bevnext_benchmarks.measure import Case, measure
+from bevnext_benchmarks.workload import drive_frame, random_network
 from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.cli.export import inputs, largest_difference
 from bevnext_core.cli.main import main
 from bevnext_core.config import config_from_mapping
 from bevnext_core.detector import Detector
-from bevnext_core.export import (
+from bevnext_core.export.package import (
     DetectProgram,
     EncodeProgram,
     ExportedNetwork,
@@ -225,7 +225,7 @@ def test_onnx_files_compute_what_the_network_does(model: BEVNeXt, tmp_path: Path
     reason = "is not installed: the ONNX export is not tested"
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason=f"{name} {reason}")
-    from bevnext_core.export_onnx import export_onnx
+    from bevnext_core.export.onnx import export_onnx
 
     found = export_onnx(model, tmp_path / "tiny.onnx")
     assert [Path(path).name for path in found] == [

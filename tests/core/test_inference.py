@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from bevnext_core.decode import boxes_from_maps
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.inference import FusedConv, for_inference, has_packed_convolutions
 from bevnext_core.network.layers import ResidualBlock, conv_bn_relu
+from bevnext_core.streaming.decode import boxes_from_maps
 from tests.core.test_end_to_end import compare_boxes, errors, limit_of
 from tests.paths import BUNDLED
 from tests.published import Trace, build, geometry_from, load_reference, window_inputs

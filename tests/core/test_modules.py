@@ -10,14 +10,14 @@ import torch
 
 from bevnext_core.boxes import from_bottom_center
 from bevnext_core.classes import CAMERAS
-from bevnext_core.decode import boxes_from_maps, decode
 from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.crf import DepthCrf, color_kernel, patch_colors
 from bevnext_core.network.perspective_refinement import CameraCrossAttention
 from bevnext_core.network.view_transform import ViewTransform
-from bevnext_core.ops.bev_pool import bev_pool
-from bevnext_core.preprocess import ImageTransform, image_transform, normalize, resize_and_crop
+from bevnext_core.ops.bev_pool.plain import bev_pool
+from bevnext_core.streaming.decode import boxes_from_maps, decode
+from bevnext_core.streaming.preprocess import ImageTransform, image_transform, normalize, resize_and_crop
 from tests import recipe
 from tests.paths import BUNDLED
 from tests.published import build, config_of, load_reference, rms_error, window_inputs

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import torch
 
-from bevnext_core.decode import BoxSet, boxes_from_maps
 from bevnext_core.network import view_transform
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import for_inference
+from bevnext_core.streaming.decode import BoxSet, boxes_from_maps
 from tests.paths import BUNDLED
 from tests.published import build, geometry_from, load_reference, window_inputs
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import Polygon
 
-from bevnext_core.ops.rotated_nms import circle_nms, rectangle_corners, rotated_iou, rotated_nms
+from bevnext_core.ops.nms.plain import circle_nms, rectangle_corners, rotated_iou, rotated_nms
 
 
 def by_shapely(rectangles: np.ndarray) -> np.ndarray:

@@ -16,19 +16,19 @@ import torch
 import yaml
 from torch import Tensor
 
-from bevnext_core import acceleration
-from bevnext_core.acceleration import Accelerated, Graph
-from bevnext_core.benchmarking import step_options, workload
-from bevnext_core.benchmarking.workload import drive_frame, network_inputs, random_network
+from bevnext_benchmarks import step_options, workload
+from bevnext_benchmarks.workload import drive_frame, network_inputs, random_network
 from bevnext_core.cli import detect as detect_command
 from bevnext_core.config import ConfigError, config_to_mapping
 from bevnext_core.detector import Detector, DetectorOptions
-from bevnext_core.export import DetectProgram, EncodeProgram, ExportedNetwork, example_inputs
+from bevnext_core.export.package import DetectProgram, EncodeProgram, ExportedNetwork, example_inputs
 from bevnext_core.frame import CameraFrame
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import for_inference
-from bevnext_core.upload import Uploader, packed, unpacked
+from bevnext_core.streaming import acceleration
+from bevnext_core.streaming.acceleration import Accelerated, Graph
+from bevnext_core.streaming.upload import Uploader, packed, unpacked
 from tests.core.test_export import TINY, uncompiled
 from tests.published import build
 from tests.rig import drive
@@ -189,7 +189,7 @@ def test_uploads_use_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 # ------------------------------------------------------------------------------- compiled, recorded
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "bevnext_core.acceleration"]
+    return [r.getMessage() for r in caplog.records if r.name == "bevnext_core.streaming.acceleration"]
 
 
 def test_without_a_compiler_the_network_runs_as_it_is(

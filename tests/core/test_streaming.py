@@ -14,8 +14,8 @@ from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import FrameError
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
-from bevnext_core.history import History, HistoryOptions
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
+from bevnext_core.streaming.history import History, HistoryOptions
 from tests.published import build
 from tests.rig import drive
 

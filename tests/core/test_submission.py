@@ -12,8 +12,7 @@ import pytest
 from bevnext_core.boxes import from_bottom_center
 from bevnext_core.classes import CLASSES
 from bevnext_core.detections import Detections
-from bevnext_core.geometry import rigid
-from bevnext_core.submission import (
+from bevnext_core.evaluation.submission import (
     MAX_BOXES,
     META,
     SubmissionError,
@@ -24,6 +23,7 @@ from bevnext_core.submission import (
     submission_records,
     write_submission,
 )
+from bevnext_core.geometry import rigid
 from tests import recipe
 from tests.paths import BUNDLED
 

@@ -21,8 +21,7 @@ from pyquaternion import Quaternion
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.geometry import rigid
-from bevnext_ros.message_factory import RclpyFactory, message_class
-from bevnext_ros.messages import (
+from bevnext_ros.messages.conversions import (
     detection_rows,
     make_camera_info,
     make_compressed_image,
@@ -30,6 +29,7 @@ from bevnext_ros.messages import (
     make_transform,
     stamp_ns,
 )
+from bevnext_ros.messages.factory import RclpyFactory, message_class
 
 ROOT = Path(__file__).resolve().parents[2]
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -298,7 +298,7 @@ class Rig:
 
     # ---------------------------------------------------------------------------------------- watching
     def _on_diagnostics(self, message: Any) -> None:
-        entry = {"stamp": stamp_ns(message.header)}
+        entry: dict[str, Any] = {"stamp": stamp_ns(message.header)}
         for status in message.status:
             level = status.level if isinstance(status.level, int) else status.level[0]
             values = {item.key: item.value for item in status.values}

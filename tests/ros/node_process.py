@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bevnext_core.config import ModelConfig
 from bevnext_core.errors import CheckpointError
-from bevnext_ros.main import run
+from bevnext_ros.node.main import run
 from tests.ros.stand_in import StandIn, Waiting
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bevnext_ros import play
+from bevnext_ros.bags import play
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from bevnext_core.config import ModelConfig
 from bevnext_core.detections import Detections, StepInfo
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
-from bevnext_core.history import History, HistoryOptions
+from bevnext_core.streaming.history import History, HistoryOptions
 
 
 class StandIn:

@@ -6,10 +6,10 @@ import pytest
 
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.errors import ConfigError
-from bevnext_ros import detector_factory
-from bevnext_ros.bag_detect import run_detect_bag
-from bevnext_ros.bag_reader import BagReader
-from bevnext_ros.nuscenes_to_bag import convert_scene
+from bevnext_ros.bags.detect import run_detect_bag
+from bevnext_ros.bags.nuscenes_to_bag import convert_scene
+from bevnext_ros.bags.reader import BagReader
+from bevnext_ros.node import detector_factory
 from tests.nuscenes_dataroot import write_dataroot
 from tests.ros.stand_in import StandIn
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bevnext_core.errors import BevnextError, CheckpointError, ConfigError
-from bevnext_ros.detector_factory import make_detector
-from bevnext_ros.parameters import make_options
+from bevnext_ros.node.detector_factory import make_detector
+from bevnext_ros.node.parameters import make_options
 from tests.paths import ROOT
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.detections import Detections
-from bevnext_ros.bag_detect import OUTPUTS, detect_bag
-from bevnext_ros.bag_evaluate import write_bag_submission
-from bevnext_ros.bag_reader import BagReader
-from bevnext_ros.bag_writer import BagWriter
-from bevnext_ros.messages import cloud_records, make_transform, stamp_ns
-from bevnext_ros.nuscenes_to_bag import convert_scene, image_topic
-from bevnext_ros.parameters import make_options
+from bevnext_ros.bags.detect import OUTPUTS, detect_bag
+from bevnext_ros.bags.evaluate import write_bag_submission
+from bevnext_ros.bags.nuscenes_to_bag import convert_scene, image_topic
+from bevnext_ros.bags.reader import BagReader
+from bevnext_ros.bags.writer import BagWriter
+from bevnext_ros.messages.conversions import cloud_records, make_transform, stamp_ns
+from bevnext_ros.node.parameters import make_options
 from tests.ros import harness
 from tests.ros.harness import ROOT
 
@@ -97,7 +97,7 @@ def check_clouds(clouds, direct: list[Detections]) -> None:
 def play_to_node(start, bag: Path, checkpoint: Path, tmp_path: Path, **parameters):
     """Node and player in processes of their own -> the rig's listener with what the node published."""
     rig = start(
-        command=[sys.executable, "-m", "bevnext_ros.main"],
+        command=[sys.executable, "-m", "bevnext_ros.node.main"],
         checkpoint=str(checkpoint),
         max_detections=500,
         # two cores, and a network of seconds per frame: nothing may be dropped for being late
@@ -137,7 +137,7 @@ def test_a_played_scene_gives_the_direct_detections_and_a_score(
     from bevnext_core.datasets.nuscenes import NuScenesReader
     from bevnext_core.datasets.nuscenes_tables import load_tables
     from bevnext_core.detector import Detector
-    from bevnext_core.evaluation import evaluate
+    from bevnext_core.evaluation.metric import evaluate
 
     tables = load_tables(sample, "v1.0-mini")
     submission = tmp_path / "submission.json"
@@ -180,7 +180,7 @@ def write_recording(path: Path, rig) -> None:
     """The messages that came over DDS as a bag, as ``ros2 bag record`` would."""
     from rclpy.serialization import serialize_message
 
-    from bevnext_ros.bag_types import make_typestore
+    from bevnext_ros.bags.types import make_typestore
 
     store = make_typestore()
     with BagWriter(path) as writer:

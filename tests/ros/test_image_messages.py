@@ -13,7 +13,7 @@ from PIL import Image
 
 from bevnext_core.errors import FrameError
 from bevnext_core.images import decode_image
-from bevnext_ros.image_messages import KNOWN_ENCODINGS, image_to_rgb, rgb_to_image_fields
+from bevnext_ros.messages.images import KNOWN_ENCODINGS, image_to_rgb, rgb_to_image_fields
 
 
 def picture(height: int = 6, width: int = 8) -> np.ndarray:

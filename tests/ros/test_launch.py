@@ -10,7 +10,7 @@ import types
 import pytest
 import yaml
 
-from bevnext_ros.parameters import PARAMETERS, make_options, rig_cameras
+from bevnext_ros.node.parameters import PARAMETERS, make_options, rig_cameras
 from tests.paths import ROOT
 
 FILE = ROOT / "launch" / "detector.launch.py"

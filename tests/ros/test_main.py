@@ -12,7 +12,7 @@ from tests.paths import ROOT
 from tests.ros import harness
 
 HIDE = "import sys; sys.modules['{name}'] = None; sys.argv = ['detector_node']; "
-RUN = "from bevnext_ros.main import main; sys.exit(main())"
+RUN = "from bevnext_ros.node.main import main; sys.exit(main())"
 
 
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -39,7 +39,7 @@ def test_a_missing_package_is_one_line_with_interpreter_and_remedy(name, remedy)
 @pytest.mark.parametrize("argument", ["max_spread:=wide", "frame_queue:=0", "max_spread:=7.5"])
 def test_parameters_of_the_wrong_type_or_range_are_one_line(dds, argument):
     result = run(
-        "import sys; from bevnext_ros.main import run; sys.exit(run(lambda options: None, sys.argv))",
+        "import sys; from bevnext_ros.node.main import run; sys.exit(run(lambda options: None, sys.argv))",
         *("--ros-args", "-p", argument),
         **harness.environment(),
     )

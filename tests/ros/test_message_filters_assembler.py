@@ -9,9 +9,9 @@ import types
 import pytest
 
 from bevnext_core.errors import ConfigError
-from bevnext_ros.message_filters_assembler import MessageFiltersAssembler
-from bevnext_ros.parameters import make_options
-from bevnext_ros.rig_stream import RigStream
+from bevnext_ros.node.parameters import make_options
+from bevnext_ros.streams.message_filters_assembler import MessageFiltersAssembler
+from bevnext_ros.streams.rig_stream import RigStream
 
 MS = 1_000_000
 CAMERAS = ("left", "front")

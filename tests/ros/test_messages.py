@@ -9,11 +9,8 @@ from bevnext_core.boxes import transform_boxes
 from bevnext_core.detections import Detections
 from bevnext_core.errors import FrameError
 from bevnext_core.geometry import rigid
-from bevnext_core.streams.transform_buffer import TransformBuffer
-from bevnext_ros.bag_types import make_typestore
-from bevnext_ros.markers import make_markers
-from bevnext_ros.message_factory import RclpyFactory, RosbagsFactory
-from bevnext_ros.messages import (
+from bevnext_ros.bags.types import make_typestore
+from bevnext_ros.messages.conversions import (
     CLOUD_FIELDS,
     add_transforms,
     calibration_from_camera_info,
@@ -27,6 +24,9 @@ from bevnext_ros.messages import (
     make_transform,
     stamp_ns,
 )
+from bevnext_ros.messages.factory import RclpyFactory, RosbagsFactory
+from bevnext_ros.messages.markers import make_markers
+from bevnext_ros.streams.transform_buffer import TransformBuffer
 
 STAMP = 1_533_151_603_512_404_000
 OUTPUT = rigid([0.9, 0, 0, 0.4358898943540674], [3, -2, 1])

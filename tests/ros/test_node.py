@@ -11,7 +11,7 @@ import pytest
 
 from bevnext_core.boxes import transform_boxes
 from bevnext_core.geometry import invert_rigid
-from bevnext_ros.messages import CLOUD_FIELDS, cloud_records
+from bevnext_ros.messages.conversions import CLOUD_FIELDS, cloud_records
 from tests.ros.harness import DELAY_MS, MS, NAMES, START, camera_pose, ego_pose
 
 pytestmark = pytest.mark.ros

@@ -11,18 +11,18 @@ from bevnext_core.classes import CAMERAS
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.errors import DatasetError
 from bevnext_core.geometry import invert_rigid, rigid
-from bevnext_core.streams.transform_buffer import TransformBuffer
-from bevnext_ros import nuscenes_to_bag
-from bevnext_ros.bag_reader import BagReader
-from bevnext_ros.bag_writer import BagError, BagWriter
-from bevnext_ros.messages import (
+from bevnext_ros.bags import nuscenes_to_bag
+from bevnext_ros.bags.nuscenes_to_bag import convert_scene, image_topic, info_topic, verify
+from bevnext_ros.bags.reader import BagReader
+from bevnext_ros.bags.writer import BagError, BagWriter
+from bevnext_ros.messages.conversions import (
     add_transforms,
     calibration_from_camera_info,
     cloud_records,
     detection_rows,
     stamp_ns,
 )
-from bevnext_ros.nuscenes_to_bag import convert_scene, image_topic, info_topic, verify
+from bevnext_ros.streams.transform_buffer import TransformBuffer
 from tests.nuscenes_dataroot import write_dataroot
 
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")

@@ -9,7 +9,7 @@ import yaml
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.errors import ConfigError
-from bevnext_ros.parameters import (
+from bevnext_ros.node.parameters import (
     PARAMETERS,
     Options,
     dump_options,

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from bevnext_core.errors import BevnextError
-from bevnext_ros import play
-from bevnext_ros.bag_reader import BagReader
-from bevnext_ros.bag_writer import BagError, BagWriter
-from bevnext_ros.messages import make_compressed_image, make_transform
+from bevnext_ros.bags import play
+from bevnext_ros.bags.reader import BagReader
+from bevnext_ros.bags.writer import BagError, BagWriter
+from bevnext_ros.messages.conversions import make_compressed_image, make_transform
 from tests.ros.harness import MS, START
 
 pytestmark = pytest.mark.ros

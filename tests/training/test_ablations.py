@@ -13,12 +13,17 @@ import torch
 
 from bevnext_core.checkpoint import load_checkpoint, save_checkpoint
 from bevnext_core.detector import Detector
-from bevnext_core.export import ExportError
-from bevnext_core.export_onnx import export_onnx
+from bevnext_core.export.onnx import export_onnx
+from bevnext_core.export.package import ExportError
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.training.ablations import (
+from tests.published import build
+from tests.rig import drive
+from tests.training.tiny import arguments, tiny_config, tiny_dataroot
+from training import ablate, train
+from training.data.index import DatasetIndex, open_index
+from training.run.ablations import (
     FrozenPose,
     WarpedMaps,
     WithoutHistory,
@@ -26,11 +31,6 @@ from bevnext_core.training.ablations import (
     mean_places,
     warp,
 )
-from bevnext_core.training.index import DatasetIndex, open_index
-from tests.published import build
-from tests.rig import drive
-from tests.training.tiny import arguments, tiny_config, tiny_dataroot
-from training import ablate, train
 
 EXTENT, SIZE = 51.2, 64
 

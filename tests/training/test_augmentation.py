@@ -9,7 +9,8 @@ import pytest
 
 from bevnext_core.config import ImageConfig
 from bevnext_core.geometry import invert_rigid
-from bevnext_core.training.augmentation import (
+from tests import recipe
+from training.data.augmentation import (
     BevAugmentation,
     ImageAugmentation,
     draw_bev_augmentation,
@@ -17,9 +18,8 @@ from bevnext_core.training.augmentation import (
     in_range,
     plain_image,
 )
-from bevnext_core.training.cbgs import balanced_frames
-from bevnext_core.training.depth_targets import cell_depth, lidar_depth_map
-from tests import recipe
+from training.data.cbgs import balanced_frames
+from training.losses.depth_targets import cell_depth, lidar_depth_map
 
 CASES = [
     ImageAugmentation(ratio, (int(1600 * ratio), int(900 * ratio)), crop, flip, degrees)
@@ -90,7 +90,7 @@ def test_draws_stay_in_the_published_ranges_and_follow_the_seed() -> None:
 
 
 def test_the_plain_transform_is_the_one_of_inference(source_image: np.ndarray) -> None:
-    from bevnext_core.preprocess import image_transform, resize_and_crop
+    from bevnext_core.streaming.preprocess import image_transform, resize_and_crop
 
     plain = plain_image(1600, 900, ImageConfig())
     expected = image_transform(1600, 900, ImageConfig())

@@ -15,11 +15,11 @@ import torch
 import torch.multiprocessing
 from torch import nn
 
-from bevnext_core.training.train_checkpoint import CheckpointFolder
-from bevnext_core.training.training_forward import TrainingForward
 from tests.paths import ROOT
 from tests.training import two_processes
 from tests.training.tiny import arguments, environment, tiny_config, tiny_dataroot, tiny_file, torchrun
+from training.run.train_checkpoint import CheckpointFolder
+from training.run.training_forward import TrainingForward
 
 pytestmark = pytest.mark.slow
 

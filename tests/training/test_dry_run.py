@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from bevnext_core.config import load_config
-from bevnext_core.training.memory import kept_bytes
 from tests.paths import ROOT
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
+from training.run.memory import kept_bytes
 
 
 def statement(stage: int, processes: int, *more: str, drawn: int = 123_456) -> str:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from bevnext_core.config import ModelConfig, load_config
-from bevnext_core.training.ema import ModelEma
-from bevnext_core.training.schedule import learning_rate_statement, make_schedule
 from tests.paths import ROOT
+from training.run.ema import ModelEma
+from training.run.schedule import learning_rate_statement, make_schedule
 
 STAGE_1 = load_config(ROOT / "config/model/bevnext_r50_stage1.yaml").training
 STAGE_2 = ModelConfig().training

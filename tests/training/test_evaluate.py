@@ -15,15 +15,15 @@ from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.cli.main import main
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detector import Detector
+from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes, options_for
+from bevnext_core.evaluation.submission import read_submission, submission_records
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.submission import read_submission, submission_records
-from bevnext_core.training.memory import synthetic_batch
-from bevnext_core.training.split_inference import ShuffledImages, detect_scenes, options_for
-from bevnext_core.training.tensorboard import sample_pictures
-from bevnext_core.training.training_forward import TrainingForward
 from tests.paths import ROOT
 from tests.training.tiny import environment, tiny_config, tiny_dataroot, torchrun
 from training import evaluate as script
+from training.run.memory import synthetic_batch
+from training.run.tensorboard import sample_pictures
+from training.run.training_forward import TrainingForward
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,15 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-import bevnext_core.training.initialisation as initialisation
+import training.run.initialisation as initialisation
 from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.errors import CheckpointError, one_line
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.published_names import published_names
-from bevnext_core.training.initialisation import (
+from bevnext_core.network.published_names import published_names
+from tests.paths import ROOT
+from tests.training.tiny import tiny_config
+from training.run.initialisation import (
     load_imagenet,
     load_matching,
     load_perspective,
@@ -28,8 +30,6 @@ from bevnext_core.training.initialisation import (
     load_stage_1,
     scale_heads,
 )
-from tests.paths import ROOT
-from tests.training.tiny import tiny_config
 
 PUBLISHED = {
     stage: load_config(ROOT / f"config/model/bevnext_r50_stage{stage}.yaml") for stage in (1, 2)

@@ -22,18 +22,18 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.datasets.nuscenes import NuScenesReader
-from bevnext_core.datasets.synthetic.generate import Order, generate
-from bevnext_core.datasets.synthetic.splits import scene_names
 from bevnext_core.detector import Detector
+from bevnext_core.evaluation.inference import detect_scenes, options_for
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.preprocess import canvas_colors, normalize
-from bevnext_core.training import training_forward
-from bevnext_core.training.dataset import DatasetOptions, SampleRequest, TrainingDataset
-from bevnext_core.training.index import open_index
-from bevnext_core.training.shared_runs import RunDataset, RunRequest
-from bevnext_core.training.split_inference import detect_scenes, options_for
-from bevnext_core.training.targets import DetectionTargets, detection_targets
+from bevnext_core.streaming.preprocess import canvas_colors, normalize
+from bevnext_world.recording.generate import Order, generate
+from bevnext_world.recording.splits import scene_names
 from training import ablate, train
+from training.data.dataset import DatasetOptions, SampleRequest, TrainingDataset
+from training.data.index import open_index
+from training.data.shared_runs import RunDataset, RunRequest
+from training.losses.targets import DetectionTargets, detection_targets
+from training.run import training_forward
 
 SPLIT, SEED, FRAMES, STEPS = "mini_train", 9, 6, 120
 """A drive in which the ego does 34 m in these 2.5 s."""

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from bevnext_core.config import ModelConfig
-from bevnext_core.training.depth_targets import cell_depth, depth_classes, depth_loss
-from bevnext_core.training.losses import BRANCHES, detection_losses
 from tests import recipe
 from tests.training.test_targets import CONFIG, reference_targets
+from training.losses.depth_targets import cell_depth, depth_classes, depth_loss
+from training.losses.detection import BRANCHES, detection_losses
 
 
 def config_with(velocity_weight: float) -> ModelConfig:
@@ -52,7 +52,7 @@ def test_normalisers_are_averages_over_ranks() -> None:
 
 
 def test_a_batch_without_objects_has_a_finite_loss_and_gradient() -> None:
-    from bevnext_core.training.targets import detection_targets
+    from training.losses.targets import detection_targets
 
     nothing = [torch.zeros(0, 9)] * 2, [torch.zeros(0, dtype=torch.long)] * 2
     outputs = reference_maps()

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from bevnext_core.training.dataset import Batch, SampleRequest, TrainingDataset
-from bevnext_core.training.sampler import EpochSampler
 from tests.paths import ROOT
 from training import evaluate, train
+from training.data.dataset import Batch, SampleRequest, TrainingDataset
+from training.data.sampler import EpochSampler
 
 MAXIMUM = 0.4943
 """mAP of perfect boxes on the frame, from the sample's README: only five of the ten classes are there."""

@@ -10,12 +10,12 @@ import torch
 
 from bevnext_core.config import FEATURE_STRIDE
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.training.memory import synthetic_batch
-from bevnext_core.training.perspective_targets import PerspectiveLoss, patch_classes
-from bevnext_core.training.train_checkpoint import CheckpointFolder, read_training_checkpoint
-from bevnext_core.training.training_forward import ForwardOptions, TrainingForward
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
+from training.losses.perspective_targets import PerspectiveLoss, patch_classes
+from training.run.memory import synthetic_batch
+from training.run.train_checkpoint import CheckpointFolder, read_training_checkpoint
+from training.run.training_forward import ForwardOptions, TrainingForward
 
 SIZE, BACKGROUND, FOCAL = (8, 16), 10, 100.0
 CENTER = (SIZE[1] * FEATURE_STRIDE / 2, SIZE[0] * FEATURE_STRIDE / 2)

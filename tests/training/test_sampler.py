@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bevnext_core.errors import DatasetError
-from bevnext_core.training.sampler import EpochSampler
+from training.data.sampler import EpochSampler
 
 FRAMES = np.arange(100, 123)
 

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from bevnext_core.errors import ConfigError
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.preprocess import canvas_colors, normalize
-from bevnext_core.training.batch_statistics import BatchStatistics
-from bevnext_core.training.dataset import DatasetOptions, SampleRequest, TrainingDataset
-from bevnext_core.training.gradient_checkpointing import enable_checkpointing
-from bevnext_core.training.index import open_index
-from bevnext_core.training.shared_forward import SharedForward, measure_parameters
-from bevnext_core.training.shared_runs import RunDataset, RunRequest, RunSampler, SharedBatch, join_runs
-from bevnext_core.training.train_checkpoint import CheckpointFolder
-from bevnext_core.training.training_forward import TrainingForward
+from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from tests.nuscenes_dataroot import write_dataroot
 from tests.training.test_train import assert_identical
 from tests.training.tiny import arguments, run_train, tiny_config
 from training import train as script
+from training.data.dataset import DatasetOptions, SampleRequest, TrainingDataset
+from training.data.index import open_index
+from training.data.shared_runs import RunDataset, RunRequest, RunSampler, SharedBatch, join_runs
+from training.run.batch_statistics import BatchStatistics
+from training.run.gradient_checkpointing import enable_checkpointing
+from training.run.shared_forward import SharedForward, measure_parameters
+from training.run.train_checkpoint import CheckpointFolder
+from training.run.training_forward import TrainingForward
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bevnext_core.config import ModelConfig, load_config
-from bevnext_core.training.targets import DetectionTargets, detection_targets, gaussian_radius
 from tests import recipe
 from tests.paths import ROOT
+from training.losses.targets import DetectionTargets, detection_targets, gaussian_radius
 
 CONFIG = ModelConfig()
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.training import tensorboard
-from bevnext_core.training.memory import synthetic_batch
-from bevnext_core.training.training_forward import TrainingForward
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
+from training.run import tensorboard
+from training.run.memory import synthetic_batch
+from training.run.training_forward import TrainingForward
 
 LOG = logging.getLogger("test")
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from bevnext_core.checkpoint import load_checkpoint
-from bevnext_core.training.train_checkpoint import CheckpointFolder, read_training_checkpoint
 from tests.nuscenes_dataroot import edit_table
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
+from training.run.train_checkpoint import CheckpointFolder, read_training_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bevnext_core.errors import CheckpointError
-from bevnext_core.training.train_checkpoint import (
+from training.run.train_checkpoint import (
     CheckpointFolder,
     random_state,
     read_training_checkpoint,

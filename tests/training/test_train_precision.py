@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.training.batch_statistics import synchronise_batch_norms
-from bevnext_core.training.ema import ModelEma
-from bevnext_core.training.memory import synthetic_batch
-from bevnext_core.training.training_forward import TrainingForward
 from tests.training.test_train import assert_identical, newest
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
+from training.run.batch_statistics import synchronise_batch_norms
+from training.run.ema import ModelEma
+from training.run.memory import synthetic_batch
+from training.run.training_forward import TrainingForward
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,17 @@ from torch import nn
 
 from bevnext_core.network.bevnext import EncodedCameras
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.preprocess import canvas_colors, normalize
-from bevnext_core.published_names import published_names
-from bevnext_core.training.batch_statistics import BatchStatistics
-from bevnext_core.training.dataset import Batch, join_samples
-from bevnext_core.training.depth_targets import cell_depth
-from bevnext_core.training.gradient_checkpointing import enable_checkpointing
-from bevnext_core.training.training_forward import ForwardOptions, TrainingForward
+from bevnext_core.network.published_names import published_names
+from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from tests import recipe
 from tests.make_poses import clip_poses
 from tests.paths import BUNDLED
 from tests.published import build, config_of
+from training.data.dataset import Batch, join_samples
+from training.losses.depth_targets import cell_depth
+from training.run.batch_statistics import BatchStatistics
+from training.run.gradient_checkpointing import enable_checkpointing
+from training.run.training_forward import ForwardOptions, TrainingForward
 
 DEAD_BIAS = re.compile(r"reduce_conv\.0\.bias$|depth_emb\.0\.bias$")
 """Biases in front of a batch norm: their exact gradient in training mode is 0, only rounding is left."""

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bevnext_core.config import ModelConfig, load_config
+from bevnext_core.evaluation.distributed import join_processes, leave_processes
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.training.dataset import Batch
-from bevnext_core.training.distributed import join_processes, leave_processes
-from bevnext_core.training.memory import synthetic_batch
-from bevnext_core.training.training_forward import TrainingForward
+from training.data.dataset import Batch
+from training.run.memory import synthetic_batch
+from training.run.training_forward import TrainingForward
 
 STEPS = 20
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -1,0 +1,1 @@
+"""What ``bevnext benchmark`` (:mod:`bevnext_benchmarks.step`) is made of: inputs, measuring, reporting."""

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Latency of the node alone: six compressed 1600x900 images at 10 Hz, a detector that only waits.
+
+    .venv/bin/python bevnext_benchmarks/latency.py [--frames 600] [--checkpoint FILE]
+
+Prints the milliseconds from the arrival of a frame's newest image to its publication, without the detector and
+without JPEG decoding (both given on their own). With --checkpoint the real network runs instead of the wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from bevnext_ros.node.worker import STAGES  # noqa: E402
+from tests.ros import harness  # noqa: E402
+from tests.ros.harness import DELAY_MS, MS, NAMES, START, Rig  # noqa: E402
+
+PERCENTILES = (25, 50, 95, 100)
+SCHEDULE = sorted(NAMES, key=DELAY_MS.__getitem__)
+
+
+def drive(rig: Rig, frames: int, interval: float) -> None:
+    """Images at their true times: every camera fires at its own moment of the interval."""
+    begin = time.monotonic() + 0.1
+    for number in range(frames):
+        stamp = START + round(number * interval * 1e9)
+        for camera in SCHEDULE:
+            due = begin + number * interval + DELAY_MS[camera] / 1e3
+            rig.spin(max(0.0, due - time.monotonic()))
+            rig.publish_pose(stamp + DELAY_MS[camera] * MS)
+            rig.publish_image(camera, stamp + DELAY_MS[camera] * MS)
+
+
+def measure(frames: int, interval: float, wait: float, checkpoint: str = "") -> dict[str, np.ndarray]:
+    """Milliseconds per published frame: ``node``, ``decode``, ``detector``, ``total``, and every stage."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = ["bevnext_ros.node.main"] if checkpoint else ["tests.ros.node_process", "-", str(wait)]
+        command = [sys.executable, "-m", *program]
+        parameters = {"overload": "newest", "slow_frame": 60.0, "image_depth": 20}
+        if checkpoint:
+            parameters["checkpoint"] = checkpoint
+        rig = Rig(Path(folder), wait, parameters, "full", command)
+        try:
+            rig.until(lambda: rig.value("node", "state") == "active", timeout=60, what="an active node")
+            rig.ready()
+            drive(rig, frames, interval)
+            rig.spin(2.0 + wait)
+            rig.fresh()
+            print(
+                f"frames: {rig.value('node', 'frames_published')} of {frames} published, drops {rig.drops()}"
+            )
+            table = np.array(rig.latencies)
+        finally:
+            rig.close()
+    columns = {stage: table[:, index] for index, stage in enumerate(STAGES)}
+    columns["detector"] = columns["inference"]
+    columns["node"] = columns["total"] - columns["inference"] - columns["decode"]
+    return columns
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--frames", type=int, default=600)
+    parser.add_argument("--rate", type=float, default=10.0, help="Hz")
+    parser.add_argument("--wait", type=float, default=0.05, help="s that the stand-in detector waits")
+    parser.add_argument("--checkpoint", default="", help="run this network instead")
+    args = parser.parse_args()
+    if reason := harness.missing():
+        print(f"measure_latency: {reason}", file=sys.stderr)
+        return 2
+    import rclpy
+
+    os.environ.update(harness.environment())
+    rclpy.init()
+    try:
+        columns = measure(args.frames, 1 / args.rate, args.wait, args.checkpoint)
+    finally:
+        rclpy.try_shutdown()
+    print(f"{'ms':<12}" + "".join(f"{'p' + str(p):>8}" for p in PERCENTILES))
+    for name in ("node", "decode", "detector", *(s for s in STAGES if s not in ("decode", "inference"))):
+        values = columns[name]
+        print(f"{name:<12}" + "".join(f"{np.percentile(values, p):8.1f}" for p in PERCENTILES))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pictures: camera images with boxes, the scene from above, and videos of them."""

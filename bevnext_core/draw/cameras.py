@@ -1,0 +1,237 @@
+"""Pictures: boxes and points projected into the camera images, and the whole picture of a frame.
+
+Everything is ``uint8 [H, W, 3]`` RGB. Boxes lie in the ego frame at the anchor camera's stamp; each camera
+saw the world at its own stamp, so the way goes through the global frame and that camera's own pose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from bevnext_core.boxes import box_corners
+from bevnext_core.detections import Detections
+from bevnext_core.draw.bev import (
+    BACKGROUND,
+    CLASS_COLORS,
+    TRUTH_COLOR,
+    BevView,
+    BoxLayer,
+    class_color,
+    draw_bev,
+    draw_legend,
+    draw_line,
+    draw_text,
+)
+from bevnext_core.errors import BevnextError
+from bevnext_core.files import atomic_path
+from bevnext_core.frame import CameraFrame
+from bevnext_core.geometry import invert_rigid, project
+
+NEAR = 0.1
+"""Metres in front of a camera at which box edges are cut."""
+SMALL = 24
+"""Pixels of height below which a box is drawn with thin lines."""
+
+_EDGES = (
+    tuple((i, (i + 1) % 4) for i in range(4))
+    + tuple((4 + i, 4 + (i + 1) % 4) for i in range(4))
+    + tuple((i, i + 4) for i in range(4))
+)
+_FRONT_CROSS = ((0, 2), (1, 3))
+"""Diagonals of the front face: they show the heading."""
+
+
+def camera_from_ego(frame: CameraFrame) -> np.ndarray:
+    """``[N, 4, 4]``: from the ego frame at the anchor's stamp to each camera at its own stamp."""
+    return invert_rigid(frame.global_from_camera) @ frame.global_from_ego
+
+
+def project_to_camera(frame: CameraFrame, index: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Project ego-frame points ``[..., 3]`` into camera ``index``.
+
+    Returns pixels ``[..., 2]`` of the full-size image (NaN behind the camera) and depths ``[...]`` in metres.
+    """
+    transform = camera_from_ego(frame)[index]
+    in_camera = np.asarray(points, np.float64) @ transform[:3, :3].T + transform[:3, 3]
+    return project(in_camera, frame.intrinsics[index])
+
+
+def draw_boxes_in_camera(image: np.ndarray, frame: CameraFrame, index: int, layer: BoxLayer) -> None:
+    """Draw boxes into ``image`` in place: camera ``index``'s picture at any size."""
+    original = frame.images[index]
+    assert original is not None
+    scale = np.array([image.shape[1] / original.shape[1], image.shape[0] / original.shape[0]])
+    transform = camera_from_ego(frame)[index]
+    with np.errstate(invalid="ignore"):  # a box that is not finite is simply not drawn
+        corners = box_corners(layer.boxes) @ transform[:3, :3].T + transform[:3, 3]
+    inside = _may_be_seen(corners, frame.intrinsics[index], (original.shape[1], original.shape[0]))
+    # far boxes first, so that near ones lie on top
+    for box in np.argsort(-corners[..., 2].mean(1)):
+        if not inside[box]:
+            continue
+        color = layer.colors[box]
+        # around a small box thick lines would hide what is in it
+        distance = max(float(corners[box, :, 2].mean()), NEAR)
+        tall = frame.intrinsics[index][1, 1] * scale[1] * layer.boxes[box, 5] / distance
+        thickness = 1 if layer.truth or tall < SMALL else 2
+        seen: list[np.ndarray] = []
+        for a, b in _EDGES + _FRONT_CROSS:
+            ends = _clip_near(corners[box, a], corners[box, b])
+            if ends is None:
+                continue
+            pixels = (project(ends, frame.intrinsics[index])[0] + 0.5) * scale - 0.5
+            draw_line(image, pixels[0], pixels[1], color, 1 if (a, b) in _FRONT_CROSS else thickness)
+            seen.extend(pixels)
+        if seen and layer.labels[box] and not layer.truth:
+            _label(image, np.array(seen), layer.labels[box], color)
+
+
+def _may_be_seen(corners: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``[M]`` bool: not all of a box's camera-frame ``corners [M, 8, 3]`` are beyond one side of the view."""
+    u, v, z = np.moveaxis(corners @ intrinsics.T, -1, 0)
+    sides = (u < 0, u > size[0] * z, v < 0, v > size[1] * z, z < NEAR)
+    return ~np.any([side.all(1) for side in sides], 0)
+
+
+def _clip_near(start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
+    """The part ``[2, 3]`` of a camera-frame segment beyond the near plane, ``None`` when there is none."""
+    if start[2] < NEAR and end[2] < NEAR:
+        return None
+    ends = np.stack([start, end])
+    for index, other in ((0, 1), (1, 0)):
+        if ends[index, 2] < NEAR:
+            share = (NEAR - ends[index, 2]) / (ends[other, 2] - ends[index, 2])
+            ends[index] = ends[index] + share * (ends[other] - ends[index])
+    return ends
+
+
+def _label(image: np.ndarray, pixels: np.ndarray, text: str, color: tuple[int, int, int]) -> None:
+    """Write above a box whose middle is in the picture."""
+    left, top = pixels.min(0)
+    right, bottom = pixels.max(0)
+    x, y = (left + right) / 2, (top + bottom) / 2
+    if 0 <= x < image.shape[1] and 0 <= y < image.shape[0]:
+        draw_text(image, text, max(left, 2), max(top - 3, 12), color, 0.36)
+
+
+def draw_points_in_camera(
+    image: np.ndarray, frame: CameraFrame, index: int, points: np.ndarray, max_depth: float = 60.0
+) -> int:
+    """Draw ego-frame points ``[P, 3]``, coloured by depth (near red, far blue), in place -> number drawn."""
+    original = frame.images[index]
+    assert original is not None
+    scale = np.array([image.shape[1] / original.shape[1], image.shape[0] / original.shape[0]])
+    pixels, depths = project_to_camera(frame, index, points)
+    pixels = (pixels + 0.5) * scale - 0.5
+    with np.errstate(invalid="ignore"):
+        inside = (depths > 1.0) & (pixels >= 0).all(1) & (pixels < (image.shape[1], image.shape[0])).all(1)
+    order = np.flatnonzero(inside)
+    order = order[np.argsort(-depths[order])]
+    shade = np.clip(255 * (1 - depths[order] / max_depth), 0, 255).astype(np.uint8)
+    colors = cv2.cvtColor(cv2.applyColorMap(shade[:, None], cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)[:, 0]
+    for (x, y), color in zip(pixels[order].astype(int), colors):
+        cv2.circle(image, (int(x), int(y)), 1, tuple(int(v) for v in color), cv2.FILLED)
+    return len(order)
+
+
+def camera_mosaic(
+    frame: CameraFrame,
+    layers: list[BoxLayer],
+    *,
+    points: np.ndarray | None = None,
+    width: int = 640,
+    columns: int = 3,
+) -> np.ndarray:
+    """All cameras in rows of ``columns``, each ``width`` pixels wide, with boxes and optionally points.
+
+    A camera that is not valid is a dark tile that says so.
+    """
+    sizes = [image.shape for image in frame.images if image is not None]
+    height = round(width * max((h / w for h, w, _ in sizes), default=9 / 16))
+    rows = -(-len(frame.cameras) // columns)
+    mosaic = np.empty((rows * height, columns * width, 3), np.uint8)
+    mosaic[:] = BACKGROUND
+    for index, camera in enumerate(frame.cameras):
+        row, column = divmod(index, columns)
+        image = frame.images[index]
+        tile = mosaic[row * height : (row + 1) * height, column * width : (column + 1) * width]
+        title = camera
+        assert frame.valid is not None
+        if image is None or not frame.valid[index]:
+            title += ": no image"
+        else:
+            own_height = round(width * image.shape[0] / image.shape[1])
+            picture = cv2.resize(image, (width, own_height), interpolation=cv2.INTER_AREA)
+            if points is not None:
+                title += f": {draw_points_in_camera(picture, frame, index, points)} points"
+            for layer in layers:
+                draw_boxes_in_camera(picture, frame, index, layer)
+            tile[:own_height] = picture
+        draw_text(tile, title, 8, 18, (255, 255, 255), 0.5)
+    return mosaic
+
+
+def detection_layer(detections: Detections) -> BoxLayer:
+    """Detections in their class's colours, labelled with class and score."""
+    names = detections.names
+    return BoxLayer(
+        boxes=np.asarray(detections.boxes, np.float64),
+        colors=[class_color(name) for name in names],
+        labels=[f"{name} {score:.2f}" for name, score in zip(names, detections.scores)],
+    )
+
+
+def truth_layer(boxes: np.ndarray) -> BoxLayer:
+    """Ground-truth boxes ``[M, 9]`` in one thin colour."""
+    return BoxLayer(np.asarray(boxes, np.float64), [TRUTH_COLOR] * len(boxes), [""] * len(boxes), truth=True)
+
+
+def draw_frame(
+    frame: CameraFrame,
+    detections: Detections,
+    truth_boxes: np.ndarray | None = None,
+    *,
+    title: str = "",
+    camera_width: int = 640,
+    extent: float = 54.0,
+) -> np.ndarray:
+    """The picture of a frame: six images with the boxes, and the scene from above beside them.
+
+    Args:
+        detections: those to draw (filter by score before).
+        truth_boxes: ``[M, 9]`` ground truth in the ego frame; ``None`` where there is none.
+        title: written above the bird's-eye view; ``camera_width``: pixels of each camera's tile;
+        extent: metres from the ego to the edge of the bird's-eye view.
+
+    Returns:
+        ``[H, W, 3]`` uint8 RGB with even height and width (video codecs want that).
+    """
+    layers = [] if truth_boxes is None else [truth_layer(truth_boxes)]
+    layers.append(detection_layer(detections))
+    mosaic = camera_mosaic(frame, layers, width=camera_width)
+    view = BevView(size=mosaic.shape[0], extent=extent)
+    # from above only the score: the colour says the class
+    scores = replace(layers[-1], labels=[f"{score:.2f}" for score in detections.scores])
+    bev = draw_bev([*layers[:-1], scores], view)
+    present = [name for name in CLASS_COLORS if name in set(detections.names)]
+    draw_legend(bev, present, truth_boxes is not None)
+    summary = f"{len(detections)} detections"
+    if truth_boxes is not None:
+        summary += f", {len(truth_boxes)} annotated"
+    draw_text(bev, title, 8, 18, (255, 255, 255), 0.5)
+    draw_text(bev, summary, 8, 36)
+    picture = np.concatenate([mosaic, bev], 1)
+    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+
+
+def write_png(image: np.ndarray, path: str | Path) -> None:
+    """Write an RGB picture; the file appears when it is complete."""
+    with atomic_path(path) as temporary:
+        if not cv2.imwrite(
+            str(temporary), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3]
+        ):
+            raise BevnextError(f"the picture cannot be written: {path}")

@@ -1,0 +1,1 @@
+"""The network in other forms: ahead-of-time compiled packages and ONNX."""

@@ -1,0 +1,205 @@
+"""A network as three ONNX files: encode, lift and detect.
+
+They hold standard operators only (opset 20; the deformable convolution is ``DeformConv``). What ONNX cannot express
+comes in as input, computed by the program that runs them: ``cells`` (which BEV cell each frustum point falls into)
+and ``pixels`` with ``seen`` (where the anchors of the refinement appear in the images), both of which need inverses
+of matrices. docs/export.md has their definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import bevnext_core.network.crf as crf_module
+from bevnext_benchmarks.workload import network_inputs
+from bevnext_core.export.package import EncodeProgram, ExportError
+from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras
+from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.ops.crf.plain import mean_field_plain
+
+OPSET = 20
+LIFTED_VALUES = 2**24
+"""Products of depth and context that 'lift' holds at a time, at least one depth bin's."""
+LIMIT = 1e-3
+"""Largest relative L2 difference of an output to the network's."""
+
+
+class OnnxEncode(nn.Module):
+    """``images, colors, camera_parameters -> depth, context``."""
+
+    def __init__(self, model: BEVNeXt) -> None:
+        super().__init__()
+        self.program = EncodeProgram(model)
+
+    def forward(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return self.program(images, colors, camera_parameters)[:2]
+
+
+class OnnxLift(nn.Module):
+    """``depth, context, cells -> bev [1, C, Y, X]``: pooling by scattered addition, then the pre-process net."""
+
+    def __init__(self, model: BEVNeXt) -> None:
+        super().__init__()
+        self.pre_process = model.pre_process
+        self.size = model.config.bev.size
+
+    def forward(self, depth: Tensor, context: Tensor, cells: Tensor) -> Tensor:
+        """``cells [N, D, h, w]`` int64: row * X + column; Y * X for a point in no cell."""
+        cameras, bins, height, width = depth.shape
+        channels, total = context.shape[1], self.size**2
+        table = context.permute(0, 2, 3, 1).reshape(1, -1, channels)
+        depth = depth.permute(1, 0, 2, 3).reshape(bins, -1, 1)
+        cells = cells.permute(1, 0, 2, 3).reshape(bins, -1)
+        step = max(1, LIFTED_VALUES // (cameras * height * width * channels))
+        bev = torch.zeros(total + 1, channels)
+        for start in range(0, bins, step):
+            part = slice(start, start + step)
+            lifted = (depth[part] * table).reshape(-1, channels)
+            bev = bev.index_add(0, cells[part].reshape(-1), lifted)
+        bev = bev[:total].reshape(1, self.size, self.size, channels).permute(0, 3, 1, 2)
+        return self.pre_process(bev)
+
+
+class OnnxDetect(nn.Module):
+    """``bev, depth, context, pixels, seen -> the head maps``, task by task."""
+
+    def __init__(self, model: BEVNeXt) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, bev: Tensor, depth: Tensor, context: Tensor, pixels: Tensor, seen: Tensor
+    ) -> tuple[Tensor, ...]:
+        tasks = self.maps(bev, depth, context, pixels, seen)
+        return tuple(value for task in tasks for value in task.values())
+
+    def maps(
+        self, bev: Tensor, depth: Tensor, context: Tensor, pixels: Tensor, seen: Tensor
+    ) -> list[dict[str, Tensor]]:
+        """The head maps by task and name."""
+        present = EncodedCameras(depth, context, depth, context)
+        attention: Any = self.model.refinement.attention
+        attention.project = lambda geometry: (pixels, seen)
+        try:
+            return self.model.detect(bev, present, None).tasks  # type: ignore[arg-type]
+        finally:
+            del attention.project
+
+
+def onnx_cells(model: BEVNeXt, geometry: CameraGeometry) -> Tensor:
+    """``cells [N, D, h, w]`` int64 of one frame, as :class:`OnnxLift` takes them."""
+    cells = model.view_transform.cell_of_points(geometry).long()
+    total = model.config.bev.size**2
+    return torch.where(cells < 0, total, cells).view(-1, *model.view_transform.shape)
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """The network without operators of its own, while the block runs."""
+    own = crf_module.mean_field
+    crf_module.mean_field = mean_field_plain
+    try:
+        yield
+    finally:
+        crf_module.mean_field = own
+
+
+@torch.no_grad()
+def export_onnx(model: BEVNeXt, path: str | Path) -> dict[str, float | None]:
+    """Write ``X.encode.onnx``, ``X.lift.onnx`` and ``X.detect.onnx`` beside ``path`` (``X.onnx``), and compare them.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+
+    Returns:
+        largest relative L2 difference to the network on other inputs than the traced ones, by file;
+        None without onnxruntime.
+
+    Raises:
+        ExportError: a package is missing, the network has no refinement, or a file does not compute what it does.
+    """
+    if model.refinement.attention is None:
+        raise ExportError(f"ONNX export: '{model.config.name}' has no perspective refinement (refinement.heads: 0)")
+    try:
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError:
+        raise ExportError("ONNX export needs onnx and onnxscript: pip install onnx onnxscript") from None
+    programs: dict[str, nn.Module] = {
+        "encode": OnnxEncode(model),
+        "lift": OnnxLift(model),
+        "detect": (detect := OnnxDetect(model)),
+    }
+    traced, other = onnx_inputs(model, 0), onnx_inputs(model, 5)
+    maps = detect.maps(*other["detect"].values())
+    outputs = {
+        "encode": ["depth", "context"],
+        "lift": ["bev"],
+        "detect": [f"{name}_{index}" for index, task in enumerate(maps) for name in task],
+    }
+    found: dict[str, float | None] = {}
+    for name, program in programs.items():
+        file = Path(path).with_suffix(f".{name}.onnx")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with plain_operators():
+            expected = program.eval()(*other[name].values())
+            torch.onnx.export(
+                program,
+                tuple(traced[name].values()),
+                str(file),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(traced[name]),
+                output_names=outputs[name],
+                external_data=False,
+                verbose=False,
+            )
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        difference = found[str(file)] = compare_with_onnxruntime(file, other[name], expected)
+        if difference is not None and not difference <= LIMIT:
+            raise ExportError(f"{file} is off by {difference:.1e} (limit {LIMIT:.0e}): do not use it")
+    return found
+
+
+def onnx_inputs(model: BEVNeXt, start: int) -> dict[str, dict[str, Tensor]]:
+    """Named inputs of each file for one frame of a noise drive."""
+    images, colors, geometry = network_inputs(model.config, 1, 1, torch.device("cpu"), start)
+    images, colors = images[0, 0], colors[0, 0]
+    parameters = geometry.camera_parameters().flatten(0, 2)
+    encoded = model.encode(images, colors, parameters)
+    cells = onnx_cells(model, geometry)
+    lifted = model.lift(encoded, model.view_transform.plan(geometry)).contiguous()
+    bev = torch.cat([lifted * (1 - 0.05 * index) for index in range(model.config.history.frames + 1)], 1)
+    attention = model.refinement.attention
+    assert attention is not None
+    pixels, seen = attention.project(geometry)
+    return {
+        "encode": {"images": images, "colors": colors, "camera_parameters": parameters},
+        "lift": {"depth": encoded.depth, "context": encoded.context, "cells": cells},
+        "detect": {
+            "bev": bev,
+            "depth": encoded.depth,
+            "context": encoded.context,
+            "pixels": pixels,
+            "seen": seen,
+        },
+    }
+
+
+def compare_with_onnxruntime(
+    path: Path, inputs: dict[str, Tensor], expected: tuple[Tensor, ...]
+) -> float | None:
+    """Largest relative L2 difference of a file's outputs on the CPU; None without onnxruntime."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    given = {name: value.contiguous().numpy() for name, value in inputs.items()}
+    outputs = [torch.from_numpy(value) for value in session.run(None, given)]
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(outputs, expected, strict=True))

@@ -1,0 +1,100 @@
+"""Mean field of the depth CRF: softmax of logits, pulled towards the neighbours that look alike.
+
+``mean_field(logits, kernel, weight, iterations)`` is the one entry. There are three forms:
+
+- ``c++`` on the CPU and ``cuda`` on a GPU: registered operators (:mod:`bevnext_core.ops.crf.operator`), compiled on
+  first use. The product with |a - b| is two running sums over the bins, messages are exchanged only where the
+  kernel is not 0, and the iterations run in the cache or in registers. Deterministic, the gradients too.
+- ``plain``: the definition in plain PyTorch, for any device. It is the oracle of the others, and what is used
+  (with one line in the log) where there is no compiler.
+
+``mean_field_form(device)`` tells which one is in use. The environment variable ``BEVNEXT_CRF`` decides: ``auto``
+(as above), ``plain``, or ``native`` (an error rather than the plain form).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bevnext_core.errors import ConfigError
+from bevnext_core.ops.crf import operator as crf_op
+from bevnext_core.ops.native import NativeBuildError
+
+VARIABLE = "BEVNEXT_CRF"
+WINDOW = [(dy, dx) for dy in range(3) for dx in range(3)]
+
+_log = logging.getLogger(__name__)
+
+
+def mean_field_form(device: torch.device | str = "cpu") -> str:
+    """The form that :func:`mean_field` takes on ``device``: ``c++``, ``cuda`` or ``plain``. Builds it when needed.
+
+    Raises:
+        ConfigError: ``BEVNEXT_CRF`` is not one of auto, native, plain.
+        NativeBuildError: it is ``native``, and there is no compiler, or it failed.
+    """
+    return _form(torch.device(device).type)
+
+
+# For a tracer the answer is a constant: it must not follow the building of a library.
+@torch.compiler.assume_constant_result
+def _form(kind: str) -> str:
+    wanted = os.environ.get(VARIABLE, "auto")
+    if wanted not in ("auto", "native", "plain"):
+        raise ConfigError(f"{VARIABLE}={wanted!r}: must be auto, native or plain")
+    return "plain" if wanted == "plain" else _native_form(kind, wanted == "native")
+
+
+@functools.cache
+def _native_form(kind: str, required: bool) -> str:
+    try:
+        return crf_op.build(kind)
+    except NativeBuildError as error:
+        if required:
+            raise
+        _log.warning("the depth CRF uses plain PyTorch on %s, which is slower: %s", kind, error)
+        return "plain"
+
+
+def mean_field(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> Tensor:
+    """``iterations`` of ``q_a = softmax_a(logits_a - weight * sum_b |a - b| m_b)``, m the messages of the window.
+
+    Args:
+        logits: ``[M, D, h, w]``, float32 or float64; the first q is their softmax.
+        kernel: ``[M, 9, h, w]``, what a patch's messages from its 3x3 window (row by row, the patch itself in the
+            middle) are multiplied with; takes no gradient. Nothing comes from outside the image.
+        weight: ``[1]``.
+
+    Returns:
+        ``[M, D, h, w]``, sums to one over D; contiguous.
+    """
+    form = _form(logits.device.type)
+    if form == "plain" or (form == "cuda" and logits.shape[1] > crf_op.MAX_CUDA_BINS):
+        return mean_field_plain(logits, kernel, weight, iterations)
+    return torch.ops.bevnext.crf(logits, kernel, weight, iterations)
+
+
+def mean_field_plain(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> Tensor:
+    """:func:`mean_field` in plain PyTorch, whatever form is in use; takes the same arguments."""
+    bins = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
+    compatibility = (bins[:, None] - bins[None, :]).abs()
+    q = logits.softmax(1)
+    for _ in range(iterations):
+        message = weight * _gather_window(q, kernel)
+        q = (logits - torch.einsum("ab,mbhw->mahw", compatibility, message)).softmax(1)
+    return q.contiguous()
+
+
+def _gather_window(q: Tensor, kernel: Tensor) -> Tensor:
+    height, width = q.shape[-2:]
+    padded = F.pad(q, (1, 1, 1, 1))
+    out = torch.zeros_like(q)
+    for index, (dy, dx) in enumerate(WINDOW):
+        out = out + kernel[:, index : index + 1] * padded[..., dy : dy + height, dx : dx + width]
+    return out

@@ -1,0 +1,1 @@
+"""What makes a stream of frames out of the network: preprocessing, history, decoding, acceleration."""

@@ -1,0 +1,139 @@
+"""``torch.compile`` and CUDA graphs for a network, or the network as it is where they cannot be had."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bevnext_core.config import ModelConfig
+from bevnext_core.export.package import DetectProgram, EncodeProgram, geometry_tensors
+from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
+from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.heads import REGRESSION
+
+Program = Callable[..., tuple[Tensor, ...]]
+
+_log = logging.getLogger(__name__)
+
+
+class AcceleratedNetwork(BEVNeXt):
+    """A network whose :meth:`encode` and :meth:`detect` are compiled, recorded as CUDA graphs, or both.
+
+    Lifting stays as it is: its plan comes from the pose, and its operators are compiled already. Where something
+    fails (no compiler, no CUDA, an operator that cannot be recorded) one line in the log says so, and the program
+    goes on as ``model`` has it. Takes the place of ``model`` in a detector, and shares all modules with it.
+
+    Args:
+        precision: of the convolutions, ``fp32``, ``bf16`` or ``fp16``.
+        compiled: use ``torch.compile``; takes a minute or more at the first step.
+        graphs: record CUDA graphs at the first step. They keep their activations' memory.
+    """
+
+    def __init__(self, model: BEVNeXt, precision: str, compiled: bool, graphs: bool) -> None:
+        nn.Module.__init__(self)
+        self.config: ModelConfig = model.config
+        for name, module in model.named_children():
+            self.add_module(name, module)
+        self.train(False)
+        device = next(model.parameters()).device
+        if graphs and device.type != "cuda":
+            _log.warning("no CUDA graphs on %s: the network runs without", device.type)
+            graphs = False
+        encode, detect = (part(model, precision, device.type) for part in (EncodeProgram, DetectProgram))
+        self._encode = Accelerated(encode, "encode", compiled, graphs)
+        self._detect = Accelerated(detect, "detect", compiled, graphs)
+        # A number of samples that depends on the data can neither be recorded nor compiled in one piece.
+        if self.refinement.attention is not None:
+            self.refinement.attention.dense = graphs or (compiled and device.type == "cuda")
+
+    def encode(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> EncodedCameras:
+        return EncodedCameras(*self._encode(images, colors, camera_parameters))
+
+    def detect(self, bev: Tensor, present: EncodedCameras, geometry: CameraGeometry) -> HeadMaps:
+        inputs = (bev, present.depth, present.context, *geometry_tensors(geometry))
+        values = iter(self._detect(*inputs))
+        tasks = [{name: next(values) for name in ("heatmap", *REGRESSION)} for _ in self.config.tasks]
+        return HeadMaps(tasks, present.depth)
+
+
+class Accelerated:
+    """A program that is compiled and recorded at its first call, or runs as it is after a failure.
+
+    Args:
+        program: tensors in, a tuple of tensors out; name: for the log.
+    """
+
+    def __init__(self, program: Program, name: str, compiled: bool, graphs: bool) -> None:
+        self._plain, self._name = program, name
+        self._compiled: Program | None = torch.compile(program, dynamic=False) if compiled else None
+        self._graphs = graphs
+        self._graph: Graph | None = None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if self._graphs:
+            try:
+                return self._replayed(inputs)
+            except Exception as error:  # whatever an operator raises that does not like being recorded
+                self._graphs, self._graph = False, None
+                self._give_up("recorded as a CUDA graph", error)
+        if self._compiled is not None:
+            try:
+                return self._compiled(*inputs)
+            except Exception as error:  # torch raises anything here: its own errors, a compiler's, a parser's
+                self._compiled = None
+                self._give_up("compiled", error)
+        return self._plain(*inputs)
+
+    def _replayed(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self._graph is None:
+            self._graph = Graph(self._compiled or self._plain, inputs)
+        return self._graph(*inputs)
+
+    def _give_up(self, what: str, error: Exception) -> None:
+        lines = str(error).strip().splitlines() or [""]
+        _log.warning(
+            "'%s' cannot be %s, and runs without (%s: %s)", self._name, what, type(error).__name__, lines[0]
+        )
+
+
+class Graph:
+    """A program recorded for inputs of fixed shapes, replayed on copies of later inputs."""
+
+    def __init__(self, program: Program, inputs: tuple[Tensor, ...]) -> None:
+        self._inputs = tuple(value.clone() for value in inputs)
+        self._outputs, self._replay = record(program, self._inputs)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The program's outputs, the caller's own.
+
+        Raises:
+            ValueError: inputs of other shapes or types than those recorded.
+        """
+        for recorded, value in zip(self._inputs, inputs, strict=True):
+            if (recorded.shape, recorded.dtype) != (value.shape, value.dtype):
+                raise ValueError(
+                    f"recorded for {recorded.dtype}{list(recorded.shape)}, called with {value.dtype}{list(value.shape)}"
+                )
+            recorded.copy_(value)
+        self._replay()
+        return tuple(output.clone() for output in self._outputs)
+
+
+def record(program: Program, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+    """Record ``program`` on these very inputs as a CUDA graph -> its outputs, and what computes them again."""
+    device = inputs[0].device
+    # Weights that autocast keeps in half precision from before the recording would be gone when it is replayed.
+    with torch.cuda.device(device), torch.autocast("cuda", enabled=False, cache_enabled=False):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # compilers, libraries and caches do their first things outside of the recording
+                program(*inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = program(*inputs)
+    return outputs, graph.replay

@@ -1,1 +1,0 @@
-"""Everything that training needs beside the network: targets, losses, data, schedule, restart. Never ROS."""

@@ -1,0 +1,242 @@
+"""``bevnext detect --bag``: the detector over a recorded bag, without ROS, as fast as it goes.
+
+The same assembler, transform buffer and message conversion as in the node; time is that of the recording, so
+every frame is used: nothing is dropped for being late on a slow machine.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bevnext_core.detections import Detections
+from bevnext_core.errors import FrameError, one_line
+from bevnext_core.frame import CameraFrame
+from bevnext_ros.bags.reader import BagReader
+from bevnext_ros.bags.writer import BagError, BagWriter
+from bevnext_ros.messages.conversions import make_boxes_cloud, make_detections
+from bevnext_ros.messages.images import image_to_rgb
+from bevnext_ros.messages.markers import make_markers
+from bevnext_ros.node.parameters import Options
+from bevnext_ros.streams.frame_builder import PosedFrame, camera_frame
+from bevnext_ros.streams.rig_stream import RigStream
+
+OUTPUTS = ("/detector/detections", "/detector/boxes", "/detector/markers")
+
+
+class FrameDetector(Protocol):
+    """What is needed of a detector; :class:`bevnext_core.detector.Detector` is one."""
+
+    @property
+    def config(self) -> Any: ...
+
+    def step(self, frame: CameraFrame) -> Detections: ...
+
+    def reset(self, reason: str = "") -> None: ...
+
+
+@dataclass
+class BagSummary:
+    """What a run did: frames with a result, their boxes, frames dropped by cause, and messages that were bad."""
+
+    frames: int = 0
+    boxes: int = 0
+    drops: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+    video: Path | None = None
+
+
+def bag_frames(
+    bag: BagReader, stream: RigStream, summary: BagSummary, mask_faulty: bool
+) -> Iterator[tuple[PosedFrame, CameraFrame]]:
+    """The frames of a bag in order; drops and faults are noted in ``summary``.
+
+    Raises:
+        BagError: the bag lacks the topics of a camera or any transforms (lists what it has), or is damaged.
+    """
+    handlers = _handlers(bag, stream)
+    last_ns = 0
+    for message in bag.messages(handlers):
+        last_ns = max(last_ns, message.stamp_ns)
+        kind, camera = handlers[message.topic]
+        try:
+            content = message.decode()
+        except BagError as error:
+            summary.warnings.append(str(error))
+            continue
+        if kind == "image":
+            ready = stream.image(camera, content, message.stamp_ns)
+        elif kind == "info":
+            ready = stream.camera_info(camera, content, message.stamp_ns)
+        else:
+            ready = stream.transform(content, kind == "tf_static", message.stamp_ns)
+        yield from _load(ready, stream, summary, mask_faulty)
+    yield from _load(stream.flush(last_ns), stream, summary, mask_faulty)
+    for cause, count in stream.frame_drops.items():
+        summary.drops[cause] = summary.drops.get(cause, 0) + count
+    if stream.builder.last_fault and summary.drops:
+        summary.warnings.append(stream.builder.last_fault)
+
+
+def _load(
+    ready: list[PosedFrame], stream: RigStream, summary: BagSummary, mask_faulty: bool
+) -> Iterator[tuple[PosedFrame, CameraFrame]]:
+    for posed in ready:
+        try:
+            frame, faults = camera_frame(posed, stream.model_cameras, image_to_rgb, mask_faulty)
+        except FrameError as error:
+            summary.drops["bad_image"] = summary.drops.get("bad_image", 0) + 1
+            summary.warnings.append(f"frame at {posed.assembled.stamp_ns} ns: {error}")
+            continue
+        summary.warnings += [f"frame at {posed.assembled.stamp_ns} ns: masked: {fault}" for fault in faults]
+        yield posed, frame
+
+
+def _handlers(bag: BagReader, stream: RigStream) -> dict[str, tuple[str, str]]:
+    """What to do with each topic that is needed: {topic: (kind, camera)}."""
+    handlers: dict[str, tuple[str, str]] = {}
+    for camera in stream.cameras:
+        for kind, topic in (("image", camera.image_topic), ("info", camera.info_topic)):
+            absolute = "/" + topic.lstrip("/")
+            if absolute not in bag.topics:
+                raise BagError(
+                    f"{bag.path} has no topic {absolute} (camera '{camera.name}'); set cameras, image_topics and "
+                    f"camera_info_topics in a parameter file. It has: {', '.join(sorted(bag.topics))}"
+                )
+            handlers[absolute] = (kind, camera.name)
+    for kind in ("tf", "tf_static"):
+        if f"/{kind}" in bag.topics:
+            handlers[f"/{kind}"] = (kind, "")
+    if "/tf" not in bag.topics:
+        raise BagError(f"{bag.path} has no topic /tf: without ego poses there is no history")
+    return handlers
+
+
+def detect_bag(
+    bag_path: str | Path,
+    detector: FrameDetector,
+    out: str | Path,
+    options: Options,
+    *,
+    pictures: bool = True,
+    picture_threshold: float = 0.3,
+    storage: str = "mcap",
+) -> BagSummary:
+    """Run the detector over a bag; write a bag with its detections and pictures.
+
+    Writes below ``out``: ``detections`` (a bag with the node's topics :data:`OUTPUTS`), and with ``pictures``
+    ``frames/<nnn>.png`` and a video. Boxes are filtered as in the node (``score_threshold``,
+    ``max_detections``).
+
+    Raises:
+        BagError: the bag cannot be used, the output bag exists, or no frame could be used at all.
+    """
+    from tqdm import tqdm
+
+    out = Path(out)
+    summary = BagSummary()
+    config = detector.config
+    stream = RigStream(options, config.cameras, config.anchor_camera)
+    output_frame = options.output_frame or options.base_frame
+    stamps: list[int] = []
+    detector.reset("new bag")
+    with BagReader(bag_path) as bag, BagWriter(out / "detections", storage) as writer:
+        total = bag.counts.get(
+            "/" + next(c.image_topic for c in stream.cameras if c.name == stream.anchor).lstrip("/")
+        )
+        with tqdm(total=total, unit="frame", disable=None) as progress:
+            for posed, frame in bag_frames(bag, stream, summary, options.mask_faulty):
+                if posed.reset_reason:
+                    detector.reset(posed.reset_reason)
+                found = detector.step(frame).above(options.score_threshold, options.max_detections)
+                _write(writer, found, posed, output_frame)
+                summary.frames += 1
+                summary.boxes += len(found)
+                if pictures:
+                    summary.pictures.append(
+                        _draw(out, summary.frames - 1, frame, found.above(picture_threshold))
+                    )
+                    stamps.append(found.stamp_ns)
+                progress.update()
+        if not summary.frames:
+            reason = summary.warnings[-1] if summary.warnings else "it holds no complete frame"
+            causes = ", ".join(f"{cause} {count}" for cause, count in summary.drops.items())
+            raise BagError(
+                f"{bag_path}: no frame could be used ({causes or 'none seen'}): {one_line(Exception(reason))}"
+            )
+    if summary.pictures:
+        summary.video = _video(out, summary.pictures, stamps)
+    return summary
+
+
+def _write(writer: BagWriter, found: Detections, posed: PosedFrame, frame: str) -> None:
+    factory, stamp = writer.factory, found.stamp_ns
+    for topic, kind, make in (
+        (OUTPUTS[0], "vision_msgs/msg/Detection3DArray", make_detections),
+        (OUTPUTS[1], "sensor_msgs/msg/PointCloud2", make_boxes_cloud),
+        (OUTPUTS[2], "visualization_msgs/msg/MarkerArray", make_markers),
+    ):
+        writer.write(topic, kind, make(factory, found, posed.output_from_ego, frame), stamp)
+
+
+def _draw(out: Path, number: int, frame: CameraFrame, found: Detections) -> Path:
+    from bevnext_core.draw.cameras import draw_frame, write_png
+
+    path = out / "frames" / f"{number:03d}.png"
+    write_png(draw_frame(frame, found, None, title=f"frame {number}"), path)
+    return path
+
+
+def _video(out: Path, paths: list[Path], stamps: list[int]) -> Path:
+    from bevnext_core.draw.video import write_video
+    from bevnext_core.images import read_image
+
+    def pictures() -> Iterator[np.ndarray]:
+        for path in paths:
+            yield read_image(path, "picture")
+
+    steps = np.diff(stamps)
+    steps = steps[steps > 0]
+    fps = 1e9 / float(np.median(steps)) if len(steps) else 2.0
+    return write_video(out / "detections", pictures, round(fps, 2))
+
+
+def run_detect_bag(
+    bag: str | Path,
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    params: str | Path | None = None,
+    device: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    pictures: bool = True,
+    picture_threshold: float = 0.3,
+) -> int:
+    """The command: load, run, report. Raises BevnextError.
+
+    Args:
+        params: a parameter file as the node's. overrides: parameters by name that go before it.
+    """
+    from bevnext_ros.node.detector_factory import make_detector
+    from bevnext_ros.node.parameters import load_options, make_options
+
+    options = make_options({}, "the defaults") if params is None else load_options(params)
+    if overrides:
+        options = make_options({**asdict(options), **overrides}, "the command line")
+    detector = make_detector(options, str(checkpoint), device)
+    summary = detect_bag(bag, detector, out, options, pictures=pictures, picture_threshold=picture_threshold)
+    print(f"{summary.frames} frames, {summary.boxes} boxes -> {Path(out) / 'detections'}")
+    if summary.video:
+        print(f"video: {summary.video}")
+    for line in dict.fromkeys(summary.warnings):
+        print(f"bevnext: warning: {line}", file=sys.stderr)
+    if summary.drops:
+        causes = ", ".join(f"{cause} {count}" for cause, count in summary.drops.items())
+        print(f"bevnext: warning: frames dropped: {causes}", file=sys.stderr)
+    return 0

@@ -1,0 +1,1 @@
+"""ROS messages from and to this project's types."""

@@ -1,0 +1,42 @@
+"""The real detector, made from the node's parameters. Imports torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bevnext_core.config import load_config
+from bevnext_core.errors import CheckpointError
+from bevnext_ros.node.parameters import Options
+
+
+def make_detector(options: Options, checkpoint: str = "", device: str = "") -> Any:
+    """A :class:`bevnext_core.detector.Detector`.
+
+    Args:
+        checkpoint, device: take the place of those in ``options`` when given.
+
+    Raises:
+        CheckpointError: no checkpoint is named, it cannot be loaded, or it is not of the model named.
+        ConfigError: the device or the model's file is not there.
+    """
+    import torch
+
+    from bevnext_core.detector import Detector, DetectorOptions
+    from bevnext_core.streaming.history import HistoryOptions
+
+    path = checkpoint or options.checkpoint
+    if not path:
+        raise CheckpointError("no checkpoint is given: set the parameter 'checkpoint' to the network's file")
+    wanted = device or options.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = DetectorOptions(
+        crf_canvas=options.crf_canvas,  # type: ignore[arg-type]  # checked by the table of parameters
+        camera_params=options.camera_params,  # type: ignore[arg-type]
+        precision=options.precision,  # type: ignore[arg-type]
+        compile=options.compile,
+        cuda_graphs=options.cuda_graphs,
+        history=HistoryOptions(max_gap=options.history_max_gap),
+    )
+    expected = load_config(options.model) if options.model else None
+    return Detector.from_checkpoint(path, device=wanted, options=settings, expected=expected)

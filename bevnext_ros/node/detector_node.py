@@ -1,0 +1,369 @@
+"""The detector node: parameters -> options -> stream and worker -> one callback per topic. Imports rclpy."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from bevnext_core.errors import BevnextError, ConfigError, one_line
+from bevnext_ros.messages.conversions import make_boxes_cloud, make_detections
+from bevnext_ros.messages.factory import RclpyFactory, message_class
+from bevnext_ros.messages.images import image_to_rgb
+from bevnext_ros.messages.markers import make_markers
+from bevnext_ros.node.diagnostics import Diagnostics, Report, make_diagnostics, make_latency
+from bevnext_ros.node.parameters import PARAMETERS, Options, Parameter, make_options
+from bevnext_ros.node.worker import DetectionWorker, Result
+from bevnext_ros.streams.drops import DropCounter
+from bevnext_ros.streams.frame_builder import PosedFrame
+from bevnext_ros.streams.rig_stream import RigStream
+
+DetectorFactory = Callable[[Options], Any]
+_OUTPUTS = {
+    "detections": "vision_msgs/msg/Detection3DArray",
+    "boxes": "sensor_msgs/msg/PointCloud2",
+    "markers": "visualization_msgs/msg/MarkerArray",
+    "latency": "std_msgs/msg/Float64MultiArray",
+}
+_BOX_OUTPUTS = ("detections", "boxes", "markers")
+_POLL_SECONDS = 0.02
+_STOP_SECONDS = 30.0
+_WARN_SECONDS = 1.0
+
+
+class DetectorNode(LifecycleNode):
+    """Six cameras and TF in, boxes out.
+
+    Args:
+        detector_factory: makes the detector from the options; called when the node is configured. The detector
+            has ``config`` (a :class:`bevnext_core.config.ModelConfig`), ``step`` and ``reset``.
+        node_options: passed on to rclpy's node.
+    """
+
+    def __init__(self, detector_factory: DetectorFactory, **node_options: Any) -> None:
+        super().__init__("detector", **node_options)
+        self._make_detector = detector_factory
+        for parameter in PARAMETERS:
+            self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self._factory = RclpyFactory()
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._options = make_options({}, "the defaults")
+        self._diagnostics = Diagnostics()
+        self._detector: Any = None
+        self._stream: RigStream | None = None
+        self._worker: DetectionWorker | None = None
+        self._last_worker: DetectionWorker | None = None
+        self._outputs: dict[str, Any] = {}
+        self._inputs: list[Any] = []
+        self._poll_timer: Any = None
+        self._state = "unconfigured"
+        self._fault = ""
+        self._note = ""
+        self._last_warning = 0.0
+        self._counted_before: dict[str, int] = {}
+        self._seen_before = self._published_before = 0
+        self._unwanted = DropCounter()
+        self._diagnostics_output = self.create_publisher(
+            message_class("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", 10
+        )
+        period = self.get_parameter("diagnostics_period").value
+        self._diagnostics_timer = self.create_timer(period, self._publish_diagnostics, clock=self._steady)
+        self._start_timer: Any = None
+        if self.get_parameter("autostart").value:
+            self._start_timer = self.create_timer(0.001, self._autostart, clock=self._steady)
+
+    # ------------------------------------------------------------------------------------- life cycle
+    def _autostart(self) -> None:
+        self.destroy_timer(self._start_timer)
+        self._start_timer = None
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read the parameters, load the detector, make the publishers; after an error nothing has changed."""
+        try:
+            values = {parameter.name: self.get_parameter(parameter.name).value for parameter in PARAMETERS}
+            self._options = make_options(values, "the node's parameters")
+            self._detector = self._make_detector(self._options)
+            config = self._detector.config
+            self._stream = RigStream(self._options, config.cameras, config.anchor_camera)
+        except BevnextError as error:
+            return self._refuse(one_line(error))
+        except Exception as error:  # out of memory, a missing library: to be mended and tried again
+            return self._refuse(f"the detector cannot be made: {type(error).__name__}: {one_line(error)}")
+        for name, kind in _OUTPUTS.items():
+            self._outputs[name] = self.create_publisher(message_class(kind), f"~/{name}", 10)
+        self._fault = ""
+        self._state = "inactive"
+        return TransitionCallbackReturn.SUCCESS
+
+    def _refuse(self, fault: str) -> TransitionCallbackReturn:
+        self._detector = self._stream = None
+        self._fault = fault
+        self.get_logger().error(f"not configured: {fault}")
+        return TransitionCallbackReturn.FAILURE
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and start the worker. After a deactivation the first frame resets the history."""
+        assert self._stream is not None
+        if self._last_worker is not None and self._last_worker.is_alive:
+            self.get_logger().error("not activated: the inference of the last activation still runs")
+            return TransitionCallbackReturn.FAILURE
+        self._worker = DetectionWorker(
+            self._detector,
+            self._stream.model_cameras,
+            image_to_rgb,
+            self._publish,
+            self._warn,
+            overload=self._options.overload,  # type: ignore[arg-type]  # checked by the table
+            queue_size=self._options.overload_queue,
+            mask_faulty=self._options.mask_faulty,
+        )
+        self._subscribe(self._stream)
+        self._poll_timer = self.create_timer(_POLL_SECONDS, self._poll, clock=self._steady)
+        self._state = "active"
+        names = ", ".join(f"{camera.name} ({camera.image_topic})" for camera in self._stream.cameras)
+        self.get_logger().info(f"active; cameras: {names}; anchor: {self._stream.anchor}")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe, wait for a running inference, forget what was under way."""
+        self._stop()
+        self._state = "inactive"
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give the detector and the publishers up."""
+        self._release()
+        self._state = "unconfigured"
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Everything of deactivation and clean-up."""
+        self.shut_down(_STOP_SECONDS)
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured."""
+        self.shut_down(_STOP_SECONDS)
+        self._state = "unconfigured"
+        return TransitionCallbackReturn.SUCCESS
+
+    def shut_down(self, timeout: float) -> bool:
+        """Stop and release everything; ``False`` when an inference still runs after ``timeout`` seconds."""
+        ended = self._stop(timeout)
+        self._release()
+        self._state = "finalized"
+        return ended
+
+    def _stop(self, timeout: float = _STOP_SECONDS) -> bool:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs.clear()
+        if self._poll_timer is not None:
+            self.destroy_timer(self._poll_timer)
+            self._poll_timer = None
+        if self._stream is not None:
+            self._stream.clear("activated", "deactivated")
+        if self._worker is None:
+            return True
+        ended = self._worker.stop(timeout)
+        self._carry_counts(self._worker.drops.snapshot())
+        self._published_before += self._worker.published
+        self._last_worker, self._worker = self._worker, None
+        return ended
+
+    def _carry_counts(self, drops: dict[str, int]) -> None:
+        """Totals go on over activations and configurations: every frame stays accounted for."""
+        before = self._counted_before
+        self._counted_before = {c: before.get(c, 0) + drops.get(c, 0) for c in {*before, *drops}}
+
+    def _release(self) -> None:
+        if self._stream is not None:
+            self._carry_counts(self._stream.frame_drops)
+            self._seen_before += self._stream.seen
+        for publisher in self._outputs.values():
+            self.destroy_publisher(publisher)
+        self._outputs.clear()
+        self._detector = self._stream = None
+        gc.collect()
+
+    # ------------------------------------------------------------------------------------- inputs
+    def _subscribe(self, stream: RigStream) -> None:
+        reliable = self._options.image_reliability == "reliable"
+        qos = QoSProfile(
+            depth=self._options.image_depth,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        )
+        # of what is ready at once, the executor takes first what was subscribed first: poses before images
+        tf = message_class("tf2_msgs/msg/TFMessage")
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._inputs.append(self.create_subscription(tf, "/tf_static", partial(self._on_tf, True), latched))
+        self._inputs.append(self.create_subscription(tf, "/tf", partial(self._on_tf, False), 100))
+        info = message_class("sensor_msgs/msg/CameraInfo")
+        for camera in stream.cameras:
+            kind = message_class(f"sensor_msgs/msg/{'Image' if camera.raw else 'CompressedImage'}")
+            callback = partial(self._on_image, camera.name)
+            on_info = partial(self._on_camera_info, camera.name)
+            self._inputs.append(self.create_subscription(info, camera.info_topic, on_info, qos))
+            self._inputs.append(self.create_subscription(kind, camera.image_topic, callback, qos))
+
+    def _on_image(self, camera: str, message: Any, info: Any) -> None:
+        now = time.monotonic_ns()
+        received = info["received_timestamp"] if isinstance(info, dict) else info.received_timestamp
+        # when the middleware got it, which is before this callback had its turn; on the steady clock
+        waited = min(max(time.time_ns() - int(received), 0), 10_000_000_000) if received else 0
+        if self._stream is not None:
+            self._accept(self._stream.image(camera, message, now, now - waited))
+
+    def _on_camera_info(self, camera: str, message: Any) -> None:
+        if self._stream is not None:
+            before = self._stream.builder.calibration_drops.total
+            self._accept(self._stream.camera_info(camera, message, time.monotonic_ns()))
+            if self._stream.builder.calibration_drops.total != before:
+                self._warn(self._stream.builder.last_fault)
+
+    def _on_tf(self, static: bool, message: Any) -> None:
+        if self._stream is not None:
+            self._accept(self._stream.transform(message, static, time.monotonic_ns()))
+
+    def _poll(self) -> None:
+        if self._stream is not None:
+            self._accept(self._stream.poll(time.monotonic_ns()))
+
+    def _accept(self, frames: list[PosedFrame]) -> None:
+        for posed in frames:
+            if self._worker is None or (self._options.only_when_subscribed and not self._is_wanted()):
+                self._unwanted.add("no_subscriber")
+            else:
+                self._worker.submit(posed)
+
+    def _is_wanted(self) -> bool:
+        return any(self._outputs[name].get_subscription_count() for name in _BOX_OUTPUTS)
+
+    # ------------------------------------------------------------------------------------- outputs
+    def _publish(self, result: Result) -> None:
+        """In the detector's thread."""
+        options = self._options
+        found = result.detections.above(options.score_threshold, options.max_detections)
+        frame, transform = options.output_frame or options.base_frame, result.posed.output_from_ego
+        for name, make in zip(_BOX_OUTPUTS, (make_detections, make_boxes_cloud, make_markers)):
+            publisher = self._outputs[name]
+            if not options.only_when_subscribed or publisher.get_subscription_count():
+                publisher.publish(make(self._factory, found, transform, frame))
+        now = time.monotonic_ns()
+        seconds = dict(result.seconds)
+        seconds["publish"] = (now - result.inferred_ns) * 1e-9
+        seconds["total"] = (now - result.posed.assembled.newest_arrival_ns) * 1e-9
+        self._diagnostics.note_result(result.detections, seconds, options.slow_frame)
+        if self._outputs["latency"].get_subscription_count():
+            self._outputs["latency"].publish(make_latency(self._factory, seconds))
+
+    def _warn(self, text: str) -> None:
+        """Note a fault; into the log at most once a second. Any thread."""
+        self._note = text
+        now = time.monotonic()
+        if now - self._last_warning >= _WARN_SECONDS:
+            self._last_warning = now
+            self.get_logger().warning(text)
+
+    @property
+    def _seen(self) -> int:
+        return self._seen_before + (self._stream.seen if self._stream else 0)
+
+    @property
+    def _published(self) -> int:
+        return self._published_before + (self._worker.published if self._worker else 0)
+
+    def _frame_drops(self) -> dict[str, int]:
+        parts = [self._counted_before, self._unwanted.snapshot()]
+        if self._stream is not None:
+            parts.append(self._stream.frame_drops)
+        if self._worker is not None:
+            parts.append(self._worker.drops.snapshot())
+        return {cause: sum(part.get(cause, 0) for part in parts) for cause in sorted(set().union(*parts))}
+
+    def report(self) -> Report:
+        """The node's state in numbers; every frame seen is published, dropped under a cause, or in flight."""
+        stream, worker, options = self._stream, self._worker, self._options
+        return Report(
+            state=self._state,
+            fault=self._fault,
+            active=self._state == "active",
+            ages=stream.assembler.ages(time.monotonic_ns()) if stream else {},
+            anchor=stream.anchor if stream else "",
+            silent_after=options.silent_after,
+            drops=self._frame_drops(),
+            image_drops=_image_drops(stream, worker),
+            transform_drops=stream.transforms.drops.snapshot() if stream else {},
+            calibration_drops=stream.builder.calibration_drops.snapshot() if stream else {},
+            seen=self._seen,
+            published=self._published,
+            in_flight=(stream.waiting if stream else 0) + (worker.in_flight if worker else 0),
+            note=self._note or (stream.builder.last_fault if stream else ""),
+            slow_frame=options.slow_frame,
+            slow_frames=options.slow_frames,
+        )
+
+    def _publish_diagnostics(self) -> None:
+        statuses = self._diagnostics.statuses(self.report())
+        stamp = self.get_clock().now().nanoseconds
+        name = self.get_fully_qualified_name()
+        self._diagnostics_output.publish(make_diagnostics(self._factory, statuses, name, stamp))
+
+    # ------------------------------------------------------------------------------------- parameters
+    def _check_parameters(self, changes: list[Any]) -> SetParametersResult:
+        """Live parameters change at once; the others only while the node is unconfigured."""
+        table = {parameter.name: parameter for parameter in PARAMETERS}
+        live: dict[str, Any] = {}
+        for change in changes:
+            parameter = table.get(change.name)
+            if parameter is None:
+                continue
+            try:
+                value = parameter.check(change.value, "the new value")
+                if not parameter.live and self._state in ("inactive", "active"):
+                    raise ConfigError(
+                        f"'{change.name}' takes effect when the node is configured: clean it up first"
+                    )
+            except ConfigError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            if parameter.live:
+                live[change.name] = value
+        self._options = dataclasses.replace(self._options, **live)
+        return SetParametersResult(successful=True)
+
+
+def _image_drops(stream: RigStream | None, worker: DetectionWorker | None) -> dict[str, int]:
+    drops = stream.assembler.image_drops.snapshot() if stream else {}
+    masked = worker.masked_images["bad_image"] if worker else 0
+    return drops | ({"masked": masked} if masked else {})
+
+
+def _descriptor(parameter: Parameter) -> ParameterDescriptor:
+    """The parameter's table entry as rclpy wants it."""
+    notes = [f"one of {', '.join(parameter.choices)}"] if parameter.choices else []
+    if not parameter.live and not parameter.read_only:
+        notes.append("takes effect when the node is configured")
+    descriptor = ParameterDescriptor(
+        name=parameter.name,
+        description=parameter.text,
+        additional_constraints="; ".join(notes),
+        read_only=parameter.read_only,
+    )
+    if parameter.limits is not None and isinstance(parameter.default, float):
+        low, high = (float(limit) for limit in parameter.limits)
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
+    elif parameter.limits is not None:
+        low_int, high_int = (int(limit) for limit in parameter.limits)
+        descriptor.integer_range = [IntegerRange(from_value=low_int, to_value=high_int, step=1)]
+    return descriptor

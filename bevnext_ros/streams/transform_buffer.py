@@ -1,0 +1,290 @@
+"""A tree of coordinate frames over time: add transforms, look them up at a stamp, without ever waiting.
+
+Between two samples a transform is interpolated along the geodesic of SE(3) (the screw motion that a
+constant twist makes), so that a vehicle that turns steadily stays on its arc between two poses.
+Nothing is extrapolated: a look-up answers at once, with the transform or with the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from bevnext_core.geometry import invert_rigid, rigid
+from bevnext_ros.streams.drops import DropCounter
+
+SECOND = 1_000_000_000
+
+
+class Answer(Enum):
+    """How a look-up ended."""
+
+    OK = "ok"
+    NOT_YET = "not yet"
+    """The stamp is newer than the newest sample on the way: later messages may bring it."""
+    TOO_OLD = "too old"
+    """The stamp is older than the oldest sample kept: it will never come."""
+    NOT_CONNECTED = "not connected"
+    """No chain of transforms joins the two frames (so far)."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Answer of a look-up. ``transform`` (``[4, 4]`` float64) is there exactly when ``answer`` is ``OK``."""
+
+    answer: Answer
+    transform: np.ndarray | None = None
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.answer is Answer.OK
+
+
+@dataclass
+class _Edge:
+    """Samples of ``parent_from_child``, by stamp; a static edge holds one, valid always."""
+
+    parent: str
+    static: bool
+    stamps: list[int] = field(default_factory=list)
+    samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+
+class TransformBuffer:
+    """Transforms of an arbitrary tree of frames, static and dynamic; memory is bounded.
+
+    Not thread-safe: one thread adds and looks up.
+
+    Args:
+        keep: seconds of dynamic transforms kept per edge, counted back from its newest sample.
+        backward_jump: seconds by which a stamp must fall behind the newest of its edge to be taken for
+            time that went back (a bag that loops, a simulation restarted) rather than a late message.
+        max_samples: most samples per edge; the oldest go first.
+        max_frames: most child frames; transforms of further ones are dropped.
+    """
+
+    def __init__(
+        self,
+        keep: float = 10.0,
+        backward_jump: float = 1.0,
+        max_samples: int = 10_000,
+        max_frames: int = 2_000,
+    ) -> None:
+        self._keep_ns = int(keep * SECOND)
+        self._jump_ns = int(backward_jump * SECOND)
+        self._max_samples = max_samples
+        self._max_frames = max_frames
+        self._edges: dict[str, _Edge] = {}
+        self.drops = DropCounter()
+        self.jumps = 0
+
+    def add(
+        self,
+        parent: str,
+        child: str,
+        rotation_wxyz: np.ndarray,
+        translation: np.ndarray,
+        stamp_ns: int,
+        static: bool = False,
+    ) -> bool:
+        """Add one sample of ``parent_from_child``; ``False`` when it was dropped (counted in ``drops``).
+
+        Dropped are: NaN or infinity and quaternions far from unit length (``invalid``), dynamic transforms
+        without a stamp (``zero_stamp``), a frame that is its own parent (``self_transform``), samples older
+        than what is kept (``too_old``), a second sample of one stamp (``duplicate``) and frames above the
+        bound (``too_many_frames``). A stamp far behind the newest of its edge clears all dynamic transforms;
+        another parent replaces the samples under the one before (``other_parent_replaced``).
+        """
+        parent, child = frame_name(parent), frame_name(child)
+        quaternion = np.asarray(rotation_wxyz, np.float64)
+        offset = np.asarray(translation, np.float64)
+        norm = np.linalg.norm(quaternion)
+        if not (np.isfinite(offset).all() and np.isfinite(norm) and abs(norm - 1.0) < 0.01):
+            self.drops.add("invalid")
+            return False
+        if parent == child or not parent or not child:
+            self.drops.add("self_transform")
+            return False
+        if stamp_ns <= 0 and not static:
+            self.drops.add("zero_stamp")
+            return False
+        sample = (quaternion / norm, offset)
+        edge = self._edges.get(child)
+        if edge is not None and not static and edge.stamps and stamp_ns < edge.stamps[-1] - self._jump_ns:
+            self.clear_dynamic()
+            self.jumps += 1
+            edge = None
+        if edge is None or edge.parent != parent or edge.static != static:
+            if child not in self._edges and len(self._edges) >= self._max_frames:
+                self.drops.add("too_many_frames")
+                return False
+            if edge is not None and edge.parent != parent:
+                self.drops.add("other_parent_replaced", len(edge.stamps))
+            edge = self._edges[child] = _Edge(parent, static)
+        if static:
+            edge.stamps, edge.samples = [0], [sample]
+            return True
+        return self._insert(edge, stamp_ns, sample)
+
+    def _insert(self, edge: _Edge, stamp_ns: int, sample: tuple[np.ndarray, np.ndarray]) -> bool:
+        index = bisect.bisect_left(edge.stamps, stamp_ns)
+        if index < len(edge.stamps) and edge.stamps[index] == stamp_ns:
+            self.drops.add("duplicate")
+            return False
+        if edge.stamps and stamp_ns < edge.stamps[-1] - self._keep_ns:
+            self.drops.add("too_old")
+            return False
+        edge.stamps.insert(index, stamp_ns)
+        edge.samples.insert(index, sample)
+        first = max(
+            bisect.bisect_left(edge.stamps, edge.stamps[-1] - self._keep_ns),
+            len(edge.stamps) - self._max_samples,
+        )
+        if first > 0:
+            del edge.stamps[:first], edge.samples[:first]
+        return True
+
+    def clear_dynamic(self) -> None:
+        """Forget all transforms that are not static."""
+        self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
+
+    def rewind(self, stamp_ns: int) -> None:
+        """Another stream's time went back to ``stamp_ns``: clear what still lives in the time before."""
+        newest = max((e.stamps[-1] for e in self._edges.values() if not e.static), default=stamp_ns)
+        if newest > stamp_ns + self._jump_ns:
+            self.clear_dynamic()
+            self.jumps += 1
+
+    def lookup(self, target: str, source: str, stamp_ns: int) -> Lookup:
+        """``target_from_source`` at ``stamp_ns``."""
+        target, source = frame_name(target), frame_name(source)
+        if target == source:
+            return Lookup(Answer.OK, np.eye(4))
+        up_source = self._ancestors(source)
+        up_target = self._ancestors(target)
+        shared = set(up_target)
+        common = next((frame for frame in up_source if frame in shared), None)
+        if common is None:
+            return Lookup(
+                Answer.NOT_CONNECTED,
+                detail=f"no transforms join '{target}' and '{source}' ({self._roots(target, source)})",
+            )
+        parts = []
+        for frames in (up_source, up_target):
+            transform = np.eye(4)
+            for child in frames[: frames.index(common)]:
+                step = self._at(child, stamp_ns)
+                if step.transform is None:
+                    return step
+                transform = step.transform @ transform
+            parts.append(transform)
+        return Lookup(Answer.OK, invert_rigid(parts[1]) @ parts[0])
+
+    def lookup_between(
+        self, target: str, target_stamp_ns: int, source: str, source_stamp_ns: int, fixed: str
+    ) -> Lookup:
+        """``target`` (at its stamp) from ``source`` (at its own stamp), through the frame ``fixed``."""
+        first = self.lookup(fixed, source, source_stamp_ns)
+        second = self.lookup(target, fixed, target_stamp_ns)
+        if first.transform is None:
+            return first
+        if second.transform is None:
+            return second
+        return Lookup(Answer.OK, second.transform @ first.transform)
+
+    def _ancestors(self, frame: str) -> list[str]:
+        """The frame, its parent, ... up to its root; a cycle ends the list."""
+        chain: dict[str, None] = {frame: None}
+        while (edge := self._edges.get(frame)) is not None and edge.parent not in chain:
+            frame = edge.parent
+            chain[frame] = None
+        return list(chain)
+
+    def _roots(self, *frames: str) -> str:
+        roots = {frame: self._ancestors(frame)[-1] for frame in frames}
+        return ", ".join(
+            f"'{f}' is unknown" if r == f and not self._is_known(f) else f"'{f}' hangs under '{r}'"
+            for f, r in roots.items()
+        )
+
+    def _is_known(self, frame: str) -> bool:
+        return frame in self._edges or any(edge.parent == frame for edge in self._edges.values())
+
+    def _at(self, child: str, stamp_ns: int) -> Lookup:
+        edge = self._edges[child]
+        if edge.static:
+            return Lookup(Answer.OK, rigid(*edge.samples[0]))
+        stamps = edge.stamps
+        index = bisect.bisect_left(stamps, stamp_ns)
+        name = f"'{edge.parent}' -> '{child}'"
+        if index == len(stamps):
+            late = (stamp_ns - stamps[-1]) / SECOND
+            return Lookup(Answer.NOT_YET, detail=f"the newest {name} is {late:.3f} s older than the stamp")
+        if stamps[index] == stamp_ns:
+            return Lookup(Answer.OK, rigid(*edge.samples[index]))
+        if index == 0:
+            early = (stamps[0] - stamp_ns) / SECOND
+            return Lookup(Answer.TOO_OLD, detail=f"the oldest {name} is {early:.3f} s newer than the stamp")
+        fraction = (stamp_ns - stamps[index - 1]) / (stamps[index] - stamps[index - 1])
+        return Lookup(Answer.OK, interpolate_rigid(*edge.samples[index - 1], *edge.samples[index], fraction))
+
+    @property
+    def sample_count(self) -> int:
+        """Samples held, static ones included."""
+        return sum(len(edge.stamps) for edge in self._edges.values())
+
+
+def frame_name(name: str) -> str:
+    """tf1's leading slash means nothing in ROS 2."""
+    return name.lstrip("/")
+
+
+def interpolate_rigid(
+    rotation_a: np.ndarray,
+    translation_a: np.ndarray,
+    rotation_b: np.ndarray,
+    translation_b: np.ndarray,
+    fraction: float,
+) -> np.ndarray:
+    """``[4, 4]`` on the SE(3) geodesic from pose a (``fraction`` 0) to pose b (1).
+
+    Rotations are unit quaternions (w, x, y, z), translations metres. With ``a^-1 b = exp(xi)`` the
+    result is ``a exp(fraction * xi)`` (Lynch and Park, Modern Robotics, 3.3.3).
+    """
+    a = rigid(rotation_a, translation_a)
+    delta = invert_rigid(a) @ rigid(rotation_b, translation_b)
+    vector = _rotation_vector(rotation_a, rotation_b)
+    angle = float(np.linalg.norm(vector))
+    step = np.eye(4)
+    if angle < 1e-9:
+        step[:3, 3] = fraction * delta[:3, 3]
+        return a @ step
+    axis = _skew(vector / angle)
+    half = angle / 2
+    # log: the translation of the twist per radian, then exp of its fraction
+    inverse = np.eye(3) / angle - axis / 2 + (1 / angle - 1 / (2 * np.tan(half))) * axis @ axis
+    linear = inverse @ delta[:3, 3]
+    theta = fraction * angle
+    step[:3, :3] = np.eye(3) + np.sin(theta) * axis + (1 - np.cos(theta)) * axis @ axis
+    left = np.eye(3) * theta + (1 - np.cos(theta)) * axis + (theta - np.sin(theta)) * axis @ axis
+    step[:3, 3] = left @ linear
+    return a @ step
+
+
+def _rotation_vector(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Rotation vector of ``a^-1 b`` (unit quaternions), the short way round, ``|.| <= pi``."""
+    aw, av, bw, bv = a[0], a[1:], b[0], b[1:]
+    w = aw * bw + av @ bv
+    v = aw * bv - bw * av - np.cross(av, bv)
+    if w < 0:
+        w, v = -w, -v
+    norm = np.linalg.norm(v)
+    return v * 2.0 if norm < 1e-12 else v / norm * 2.0 * np.arctan2(norm, w)
+
+
+def _skew(v: np.ndarray) -> np.ndarray:
+    return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])

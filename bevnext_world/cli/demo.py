@@ -1,0 +1,126 @@
+"""``bevnext demo``: a synthetic drive that was never trained on, detected with the demo weights, scored and shown."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import platform
+from pathlib import Path
+from typing import Any
+
+from bevnext_core.errors import BevnextError
+
+WEIGHTS = "weights/demo_stage2.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument(
+        "--out",
+        default="demo",
+        metavar="DIR",
+        help="folder for the results; what an earlier run wrote there is replaced (default: %(default)s)",
+    )
+    add_drive_arguments(parser)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.3, help="lowest score drawn (default: %(default)s)"
+    )
+
+
+def add_drive_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the demo with ROS takes too: weights and drive."""
+    parser.add_argument("--checkpoint", metavar="FILE", help=f"other weights than {WEIGHTS}")
+    parser.add_argument(
+        "--drive",
+        metavar="DIR",
+        help="where the synthetic drive is kept, made there when missing (default: cache)",
+    )
+    parser.add_argument(
+        "--key-frames",
+        type=int,
+        default=20,
+        metavar="N",
+        help="its length, 0.5 s each (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show. Raises BevnextError."""
+    if not 0 <= args.score_threshold <= 1:
+        raise BevnextError(f"--score-threshold must be between 0 and 1, got {args.score_threshold:g}")
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise BevnextError(f"the output folder {out} is a file")
+    weights = demo_weights(args.checkpoint)
+
+    from bevnext_core.detector import Detector
+    from bevnext_core.evaluation.metric import format_table
+    from bevnext_world.demo.drive import prepare_drive
+    from bevnext_world.demo.page import write_page
+    from bevnext_world.demo.show import show, write_numbers
+
+    device = args.device or default_device()
+    detector = Detector.from_checkpoint(weights, device)
+    drive = prepare_drive(args.drive, args.key_frames)
+    reader = drive.reader(detector.config)
+    shown = show(
+        reader,
+        detector,
+        out,
+        eval_set=drive.eval_set,
+        score_threshold=args.score_threshold,
+    )
+    about = _about(weights, detector, drive.description, device)
+    write_numbers(shown, about, out / "numbers.json")
+    write_page(shown, about, out / "index.html")
+    typical, least, most = (1e3 * seconds for seconds in shown.times("detector"))
+    print(format_table(shown.evaluation))
+    print(
+        f"{shown.frames_per_second:.2f} frames per second "
+        f"(detector: {typical:.0f} ms for six images, {least:.0f} to {most:.0f})"
+    )
+    for path in (shown.video, shown.sheet, out / "index.html"):
+        print(path)
+    return 0
+
+
+def default_device() -> str:
+    """``cuda`` where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def demo_weights(given: str | None) -> Path:
+    """The checkpoint to use: ``given``, or that of the repository.
+
+    Raises:
+        BevnextError: the repository's is not there (an installed package without the checkout).
+    """
+    if given:
+        return Path(given)
+    path = Path(__file__).resolve().parents[2] / WEIGHTS
+    if not path.is_file():
+        raise BevnextError(
+            f"the demo's weights are missing: {path}; run from a checkout, or give --checkpoint"
+        )
+    return path
+
+
+def _about(weights: Path, detector: Any, drive: str, device: str) -> dict[str, str]:
+    """What was run, for the page."""
+    import torch
+
+    from bevnext_benchmarks.step import machine
+
+    values = sum(parameter.numel() for parameter in detector.model.parameters())
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return {
+        "drive": drive,
+        "weights": f"{weights.name}, {weights.stat().st_size / 1e6:.1f} MB, sha256 {digest[:16]}...",
+        "network": f"{detector.config.name}: {values / 1e6:.2f} M parameters, "
+        f"{detector.config.history.frames} past frames, {detector.config.image.width}x{detector.config.image.height}",
+        "machine": f"{machine(device)}, {torch.get_num_threads()} threads",
+        "Python": platform.python_version(),
+    }

@@ -1,0 +1,83 @@
+"""The demo's drive: one scene of the synthetic world that no training has seen, made once and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bevnext_core.config import ModelConfig
+from bevnext_core.datasets.nuscenes import NuScenesReader
+from bevnext_core.errors import DatasetError
+
+SPLIT, SEED = "mini_val", 11
+"""Weights are trained on other splits, which share no scene with this one. The seed was chosen, before anything
+was detected, for a drive that moves all the time, turns, and meets all ten classes."""
+IMAGE_SIZE = (400, 225)
+"""Pixels: those of the cameras that the weights were trained with. The depth network is told the raw focal lengths, so
+other cameras are another rig to it."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Where the drive is: a data set in the nuScenes format that holds one scene.
+
+    ``eval_set`` is the official split that its name belongs to; ``made`` is false when it was there already.
+    """
+
+    dataroot: Path
+    version: str
+    scene: str
+    eval_set: str
+    made: bool
+
+    @property
+    def description(self) -> str:
+        """What it is, in words."""
+        size = "x".join(map(str, IMAGE_SIZE))
+        return (
+            f"synthetic world, split {self.eval_set}, seed {SEED}, {self.scene}, six cameras {size} at 12 Hz"
+        )
+
+    def reader(self, config: ModelConfig) -> NuScenesReader:
+        """All camera frames of the drive, for a network."""
+        return NuScenesReader(
+            self.dataroot,
+            self.version,
+            scenes=[self.scene],
+            cameras=config.cameras,
+            anchor_camera=config.anchor_camera,
+            sweeps=True,
+            class_names=config.class_names,
+        )
+
+
+def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Drive:
+    """The drive, synthesized with a progress bar when it is not complete; what is there is used again.
+
+    Args:
+        folder: where it is kept; by default in the project's cache, beside those of other versions of the world.
+        key_frames: its length (0.5 s each); a whole scene has 20.
+
+    Raises:
+        DatasetError: fewer than two key frames, the folder holds something else, or nuscenes-devkit is not installed.
+    """
+    if key_frames < 2:
+        raise DatasetError(f"a drive has at least 2 key frames, not {key_frames}")
+    from tqdm import tqdm
+
+    from bevnext_core.ops.native import cache_directory
+    from bevnext_world.recording.generate import Order, default_workers, generate
+    from bevnext_world.recording.splits import SPLITS, WORLD_VERSION, scene_names
+
+    size = "x".join(map(str, IMAGE_SIZE))
+    name = f"world{WORLD_VERSION}-{SPLIT}-seed{SEED}-{size}-{key_frames}"
+    out = Path(folder).expanduser() if folder else cache_directory() / "drives" / name
+    (scene,) = scene_names(SPLIT, 1)
+    order = Order(out, SPLIT, SEED, 1, IMAGE_SIZE, True, key_frames)
+    with tqdm(total=key_frames, desc="making the drive", unit="key frame", disable=None) as bar:
+
+        def progress(finished: int) -> None:
+            bar.update(finished)
+
+        made, _ = generate(order, default_workers(), progress)
+    return Drive(out, SPLITS[SPLIT].version, scene, SPLIT, bool(made))

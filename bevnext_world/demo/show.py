@@ -1,0 +1,221 @@
+"""A drive through the detector, frame by frame: times, pictures, video and the official score."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import numpy as np
+
+from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
+from bevnext_core.detections import Detections
+from bevnext_core.draw.cameras import write_png
+from bevnext_core.draw.video import open_video
+from bevnext_core.evaluation.metric import Evaluation, evaluate
+from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
+from bevnext_core.files import atomic_path
+from bevnext_core.frame import CameraFrame
+from bevnext_world.demo.picture import Status, contact_sheet, draw_demo
+from bevnext_world.demo.truth import TrueBoxes, TruthTracks
+
+SHEET_PICTURES = 4
+"""Moments on the contact sheet."""
+RANGES = {
+    "barrier": 30.0,
+    "traffic_cone": 30.0,
+    "bicycle": 40.0,
+    "motorcycle": 40.0,
+    "pedestrian": 40.0,
+}
+"""Metres up to which the official metric takes an object of a class; 50 for the others."""
+
+
+class FrameDetector(Protocol):
+    """What is needed of a detector; :class:`bevnext_core.detector.Detector` is one."""
+
+    def step(self, frame: CameraFrame) -> Detections: ...
+
+    def reset(self, reason: str = "") -> None: ...
+
+
+@dataclass
+class Shown:
+    """What a run gave.
+
+    Attributes:
+        scene: the drive; frames, key_frames: streamed; fps: frames per second of the drive and the video.
+        boxes: detections of all frames that were drawn. objects: annotated in the key frames and in the metric's
+            range, by class.
+        seconds: of each frame, by stage: the detector's own stages, ``detector`` (their sum), ``read`` (six JPEG
+            files) and ``draw`` (picture and video).
+        evaluation: the official score.
+        video, sheet, picture: files.
+    """
+
+    scene: str
+    fps: float
+    evaluation: Evaluation = field(init=False)
+    frames: int = 0
+    key_frames: int = 0
+    boxes: int = 0
+    objects: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    video: Path = Path()
+    sheet: Path = Path()
+    picture: Path = Path()
+
+    def note(self, stage: str, seconds: float) -> None:
+        self.seconds.setdefault(stage, []).append(seconds)
+
+    def times(self, stage: str) -> tuple[float, float, float]:
+        """Median, minimum and maximum seconds per frame."""
+        values = self.seconds[stage]
+        return median(values), min(values), max(values)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of the detector: decoded images in, boxes out."""
+        return self.frames / sum(self.seconds["detector"])
+
+
+def show(
+    reader: NuScenesReader,
+    detector: FrameDetector,
+    out: Path,
+    *,
+    eval_set: str,
+    score_threshold: float = 0.3,
+    camera_width: int = 560,
+) -> Shown:
+    """Stream the first scene of ``reader`` and write below ``out``.
+
+    Writes ``drive.mp4`` (or ``.gif``), ``contact_sheet.png``, ``frame.jpg`` and ``submission.json``.
+
+    Args:
+        eval_set: the official split that the scene belongs to.
+        score_threshold: lowest score drawn; all boxes are scored.
+
+    Raises:
+        FrameError: an image or pose of the drive cannot be used. DatasetError: it cannot be scored.
+    """
+    from tqdm import tqdm
+
+    scene = reader.scenes[0]
+    refs = reader.refs(scene)
+    tracks = TruthTracks(reader, scene)
+    shown = Shown(scene, _rate(refs))
+    moments = _moments(refs)
+    kept: list[np.ndarray] = []
+    results: dict[str, list[dict[str, Any]]] = {}
+    detector.step(reader.load(refs[0]))  # not timed: what is built or loaded at first use
+    detector.reset("new drive")
+    with open_video(out / "drive", shown.fps) as video:
+        for ref in tqdm(refs, desc=scene, unit="frame", disable=None):
+            start = time.perf_counter()
+            frame = reader.load(ref)
+            loaded = time.perf_counter()
+            found = detector.step(frame)
+            stepped = time.perf_counter()
+            truth = tracks.at(ref)
+            status = _status(reader, refs, ref, found, stepped - loaded, score_threshold)
+            drawn = found.above(score_threshold)
+            picture = draw_demo(frame, drawn, truth, status, camera_width)
+            video.write(picture)
+            if ref.index in moments:
+                kept.append(picture)
+            if ref.is_key:
+                results[ref.sample_token] = submission_records(found)
+                shown.key_frames += 1
+                shown.objects.update(_in_range(truth))
+            shown.frames += 1
+            shown.boxes += len(drawn)
+            shown.note("read", loaded - start)
+            shown.note("detector", stepped - loaded)
+            shown.note("draw", time.perf_counter() - stepped)
+            for stage, seconds in found.info.seconds.items():
+                shown.note(stage, seconds)
+    shown.video = video.path
+    shown.sheet, shown.picture = out / "contact_sheet.png", out / "frame.jpg"
+    write_png(contact_sheet(kept), shown.sheet)
+    write_jpeg(kept[len(kept) // 2], shown.picture)
+    write_submission(make_submission(results, reader.sample_tokens(scene)), out / "submission.json")
+    only = [scene] if len(reader.tables.scene) > 1 else None
+    shown.evaluation = evaluate(reader.tables, out / "submission.json", eval_set, only)
+    return shown
+
+
+def write_jpeg(picture: np.ndarray, path: Path, quality: int = 88) -> None:
+    """Write an RGB picture as JPEG; the file appears when it is complete."""
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, "JPEG", quality=quality)
+
+
+def write_numbers(shown: Shown, about: dict[str, str], path: Path) -> None:
+    """Write score, times and what was run as JSON."""
+    content: dict[str, Any] = {
+        "about": about,
+        "scene": shown.scene,
+        "frames": shown.frames,
+        "key_frames": shown.key_frames,
+        "frames_per_second": shown.frames_per_second,
+        "seconds": {
+            stage: dict(zip(("median", "min", "max"), shown.times(stage), strict=True))
+            for stage in shown.seconds
+        },
+        "objects": dict(shown.objects),
+        "mean_ap": shown.evaluation.mean_ap,
+        "nd_score": shown.evaluation.nd_score,
+        "class_aps": shown.evaluation.summary["mean_dist_aps"],
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _rate(refs: tuple[FrameRef, ...]) -> float:
+    """Frames per second, from the stamps."""
+    steps = np.diff([ref.stamp_ns for ref in refs])
+    return round(1e9 / float(np.median(steps)), 2) if len(steps) else 2.0
+
+
+def _moments(refs: tuple[FrameRef, ...]) -> set[int]:
+    """Indices of key frames, evenly spread; the first has no past and is left out where there are more."""
+    keys = [ref.index for ref in refs if ref.is_key] or [ref.index for ref in refs]
+    places = np.linspace(0, len(keys), SHEET_PICTURES + 1)[1:] - len(keys) / (2 * SHEET_PICTURES)
+    return {keys[int(place)] for place in places}
+
+
+def _status(
+    reader: NuScenesReader,
+    refs: tuple[FrameRef, ...],
+    ref: FrameRef,
+    found: Detections,
+    step_seconds: float,
+    threshold: float,
+) -> Status:
+    other = refs[max(ref.index - 1, 0)] if ref.index else refs[min(1, len(refs) - 1)]
+    way = (reader.global_from_ego(ref) - reader.global_from_ego(other))[:2, 3]
+    seconds = abs(ref.stamp_ns - other.stamp_ns) * 1e-9
+    return Status(
+        scene=ref.scene,
+        index=ref.index,
+        count=len(refs),
+        seconds=(ref.stamp_ns - refs[0].stamp_ns) * 1e-9,
+        is_key=ref.is_key,
+        speed=float(np.hypot(*way)) / seconds if seconds else 0.0,
+        step_seconds=step_seconds,
+        history=found.info.history_frames,
+        threshold=threshold,
+    )
+
+
+def _in_range(truth: TrueBoxes) -> list[str]:
+    """Classes of the objects that the official metric takes."""
+    distances = np.hypot(truth.boxes[:, 0], truth.boxes[:, 1])
+    return [name for name, distance in zip(truth.names, distances) if distance < RANGES.get(name, 50.0)]

@@ -1,0 +1,1 @@
+"""What things look like: meshes and colours."""

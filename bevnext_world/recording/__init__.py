@@ -1,0 +1,1 @@
+"""From a world to nuScenes tables: rig, scenes, splits."""

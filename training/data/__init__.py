@@ -1,0 +1,1 @@
+"""What a training run sees: index, samples, augmentation, order."""

@@ -1,0 +1,326 @@
+"""Training samples: the frames of a window, augmented, with ground truth and lidar depth.
+
+Every random choice of a sample follows from its request (seed, epoch, place in the epoch) alone, so samples do
+not depend on the number of ranks or workers, and a restarted run draws what the first would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bevnext_core.classes import CAMERAS
+from bevnext_core.config import FEATURE_STRIDE, ModelConfig
+from bevnext_core.datasets.nuscenes import LIDAR, LIDAR_FIELDS
+from bevnext_core.datasets.nuscenes_tables import split_scenes
+from bevnext_core.errors import DatasetError, FrameError, one_line
+from bevnext_core.geometry import invert_rigid
+from bevnext_core.images import read_image
+from bevnext_core.network.camera_geometry import CameraGeometry
+from training.data.augmentation import (
+    BevAugmentation,
+    ImageAugmentation,
+    draw_bev_augmentation,
+    draw_image_augmentation,
+    in_range,
+    plain_image,
+    with_wrapped_yaw,
+)
+from training.data.index import DatasetIndex
+from training.losses.depth_targets import lidar_depth_map
+
+SUBSTITUTES = 20
+"""Other frames tried in place of one that cannot be read."""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One sample of an epoch: which frame, and what seeds its random choices."""
+
+    frame: int
+    seed: int
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """
+    Attributes:
+        augment: image and BEV augmentation; off for the overfit check.
+        missing_lidar: what a key frame without a lidar file is: ``skip`` treats it like any unreadable frame,
+            ``no-depth-loss`` trains on it without depth supervision.
+    """
+
+    augment: bool = True
+    missing_lidar: Literal["skip", "no-depth-loss"] = "skip"
+
+
+@dataclass
+class Batch:
+    """B samples of F frames (present first, then newest to oldest) of N cameras.
+
+    Attributes:
+        canvas: ``[B, F, N, H, W, 3]`` uint8 RGB, augmented.
+        geometry: of all frames.
+        boxes, labels: B tensors ``[n, 9]`` and ``[n]`` in the augmented ego frame.
+        depth: ``[B, N, H/8, W/8]`` nearest lidar depth, metres, 0 where unknown; present frame.
+        tokens: sample tokens.
+        faults: (sample token, reason) of what could not be read while this batch was made.
+    """
+
+    canvas: Tensor
+    geometry: CameraGeometry
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    depth: Tensor
+    tokens: list[str]
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+    def present_canvas(self) -> Tensor:
+        """``[B, N, H, W, 3]``: the present frame of each sample."""
+        return self.canvas[:, 0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
+        return Batch(
+            move(self.canvas),
+            self.geometry.to(device),
+            [move(b) for b in self.boxes],
+            [move(x) for x in self.labels],
+            move(self.depth),
+            self.tokens,
+            self.faults,
+        )
+
+    def pin_memory(self) -> Batch:
+        """Called by the data loader: the large tensors in page-locked memory."""
+        self.canvas, self.depth = self.canvas.pin_memory(), self.depth.pin_memory()
+        return self
+
+
+def join_samples(samples: Sequence[Batch]) -> Batch:
+    """One batch from batches of one sample (the data loader's collate function)."""
+    geometry = {
+        name: torch.cat([getattr(sample.geometry, name) for sample in samples]) for name in vars(samples[0].geometry)
+    }
+    return Batch(
+        torch.cat([sample.canvas for sample in samples]),
+        CameraGeometry(**geometry),
+        [boxes for sample in samples for boxes in sample.boxes],
+        [labels for sample in samples for labels in sample.labels],
+        torch.cat([sample.depth for sample in samples]),
+        [token for sample in samples for token in sample.tokens],
+        [fault for sample in samples for fault in sample.faults],
+    )
+
+
+class TrainingDataset(Dataset):
+    """Samples of the key frames of a split.
+
+    Args:
+        split: official split (``train``, ``mini_train``, ...), or scenes by name.
+
+    Raises:
+        DatasetError: no frame of the split in the index, or none with an annotated object.
+    """
+
+    def __init__(
+        self,
+        index: DatasetIndex,
+        config: ModelConfig,
+        split: str | Sequence[str],
+        options: DatasetOptions | None = None,
+    ) -> None:
+        self.index = index
+        self.config = config
+        self.options = options or DatasetOptions()
+        if config.cameras != CAMERAS:
+            raise DatasetError(f"training reads the cameras {', '.join(CAMERAS)}, not {', '.join(config.cameras)}")
+        scenes = split_scenes(split) if isinstance(split, str) else tuple(split)
+        self.frames = np.flatnonzero(np.isin(index.scenes, np.array(scenes)))
+        if not len(self.frames):
+            present = ", ".join(sorted(set(index.scenes.tolist()))[:20])
+            raise DatasetError(
+                f"no scene of {split} is in {index.dataroot} ({index.version}), which holds {present}"
+            )
+        if not any(len(index.truth(int(frame))[0]) for frame in self.frames):
+            raise DatasetError(
+                f"the frames of {split} in {index.dataroot} ({index.version}) have no annotated objects: "
+                "there is nothing to learn from"
+            )
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def classes_of_frames(self) -> list[list[int]]:
+        """Labels present in each of :attr:`frames` (for CBGS)."""
+        return [self.index.truth(int(frame))[1].tolist() for frame in self.frames]
+
+    def window(self, frame: int) -> list[int]:
+        """Frames of the window: present, then its predecessors; missing ones are replaced by the present."""
+        window = [frame]
+        past = frame
+        for _ in range(self.config.history.frames):
+            past = int(self.index.previous[past]) if past >= 0 else -1
+            window.append(frame if past < 0 else past)
+        return window
+
+    def __getitem__(self, request: SampleRequest) -> Batch:
+        """The sample of a request; another frame's when it cannot be read (``faults`` says so).
+
+        Raises:
+            DatasetError: :data:`SUBSTITUTES` frames in a row cannot be used.
+        """
+        faults: list[tuple[str, str]] = []
+        frame = request.frame
+        for attempt in range(SUBSTITUTES):
+            rng = np.random.default_rng((request.seed, request.epoch, request.position, attempt))
+            if attempt:
+                frame = int(rng.choice(self.frames))
+            if not len(self.index.truth(frame)[0]):
+                continue
+            try:
+                sample = self._sample(frame, rng, faults)
+            except (FrameError, DatasetError) as error:
+                faults.append((str(self.index.tokens[frame]), one_line(error)))
+                continue
+            sample.faults = faults
+            return sample
+        listing = "; ".join(f"{token}: {reason}" for token, reason in faults[:5])
+        raise DatasetError(f"{SUBSTITUTES} frames in a row could not be used; {listing}")
+
+    def _sample(self, frame: int, rng: np.random.Generator, faults: list[tuple[str, str]]) -> Batch:
+        index = self.index
+        image_draws, bev_draw = self._draw(frame, rng)
+        key = self._canvas(frame, image_draws)
+        window, canvas = [frame], {frame: key}
+        for past in self.window(frame)[1:]:
+            if past not in canvas:
+                try:
+                    canvas[past] = self._canvas(past, image_draws)
+                except FrameError as error:
+                    # As at the start of a scene: the present stands in.
+                    faults.append((str(index.tokens[past]), one_line(error)))
+                    past = frame
+            window.append(past)
+        boxes, labels = self._truth(frame, bev_draw)
+        return Batch(
+            torch.from_numpy(np.stack([canvas[f] for f in window]))[None],
+            self._geometry(frame, window, [frame] * len(window), image_draws, bev_draw),
+            [boxes],
+            [labels],
+            torch.from_numpy(self._depth(frame, [draw.matrix() for draw in image_draws]))[None],
+            [str(index.tokens[frame])],
+        )
+
+    def _draw(self, frame: int, rng: np.random.Generator) -> tuple[list[ImageAugmentation], BevAugmentation]:
+        """One draw per camera and one of the BEV; the plain transforms without augmentation."""
+        target = self.config.image
+        sizes = [(int(w), int(h)) for w, h in self.index.image_sizes[frame]]
+        if self.options.augment:
+            return [draw_image_augmentation(rng, *size, target) for size in sizes], draw_bev_augmentation(rng)
+        return [plain_image(*size, target) for size in sizes], BevAugmentation()
+
+    def _geometry(
+        self,
+        present: int,
+        window: Sequence[int],
+        intrinsics: Sequence[int],
+        image_draws: list[ImageAugmentation],
+        bev_draw: BevAugmentation,
+    ) -> CameraGeometry:
+        """Cameras of the frames ``window`` in the ego frame of ``present``, with the intrinsics of the frames named."""
+        index = self.index
+        ego_from_camera = invert_rigid(index.global_from_ego[present]) @ index.global_from_camera[list(window)]
+        matrices = np.stack([draw.matrix() for draw in image_draws])
+        image_rotation, image_translation = matrices.copy(), np.zeros((len(matrices), 3))
+        image_rotation[:, :2, 2] = 0
+        image_translation[:, :2] = matrices[:, :2, 2]
+
+        def over_frames(array: np.ndarray) -> Tensor:
+            repeated = np.broadcast_to(array, (len(window), *array.shape))
+            return torch.from_numpy(np.array(repeated, np.float32))[None]
+
+        return CameraGeometry(
+            torch.from_numpy(ego_from_camera[..., :3, :3].astype(np.float32))[None],
+            torch.from_numpy(ego_from_camera[..., :3, 3].astype(np.float32))[None],
+            torch.from_numpy(index.intrinsics[list(intrinsics)].astype(np.float32))[None],
+            over_frames(image_rotation),
+            over_frames(image_translation),
+            torch.from_numpy(bev_draw.matrix().astype(np.float32))[None],
+        )
+
+    def _truth(self, frame: int, bev_draw: BevAugmentation) -> tuple[Tensor, Tensor]:
+        """Boxes ``[n, 9]`` and labels ``[n]`` of a frame, augmented, inside the grid."""
+        boxes, labels = self.index.truth(frame)
+        boxes = bev_draw.apply(boxes)
+        keep = in_range(boxes, self.config.bev.extent)
+        boxes = with_wrapped_yaw(boxes[keep]).astype(np.float32)
+        return torch.from_numpy(boxes), torch.from_numpy(labels[keep])
+
+    def _canvas(self, frame: int, draws: list[ImageAugmentation]) -> np.ndarray:
+        """``[N, H, W, 3]`` uint8: the frame's images, augmented. Raises FrameError naming the camera."""
+
+        def one(camera: int) -> np.ndarray:
+            name = self.config.cameras[camera]
+            image = read_image(self.index.dataroot / str(self.index.image_files[frame, camera]), name)
+            width, height = (int(v) for v in self.index.image_sizes[frame, camera])
+            if image.shape[:2] != (height, width):
+                raise FrameError(
+                    f"{name}: the image is {image.shape[1]}x{image.shape[0]}, but its calibration is for "
+                    f"{width}x{height}"
+                )
+            return draws[camera].apply(image)
+
+        with ThreadPoolExecutor(2) as pool:
+            return np.stack(list(pool.map(one, range(len(self.config.cameras)))))
+
+    def _depth(self, frame: int, image_matrices: Sequence[np.ndarray]) -> np.ndarray:
+        """``[N, h, w]`` float32, zeros where lidar is missing and may be."""
+        index, image, depth = self.index, self.config.image, self.config.depth
+        rows, columns = image.feature_size
+        try:
+            points = self._lidar(frame)
+        except DatasetError:
+            if self.options.missing_lidar == "skip":
+                raise
+            return np.zeros((len(self.config.cameras), rows, columns), np.float32)
+        return np.stack(
+            [
+                lidar_depth_map(
+                    points,
+                    invert_rigid(index.global_from_camera[frame, camera]) @ index.global_from_lidar[frame],
+                    index.intrinsics[frame, camera],
+                    image_matrices[camera],
+                    image.height,
+                    image.width,
+                    FEATURE_STRIDE,
+                    (depth.min, depth.max),
+                )
+                for camera in range(len(self.config.cameras))
+            ]
+        )
+
+    def _lidar(self, frame: int) -> np.ndarray:
+        name = str(self.index.lidar_files[frame])
+        if not name:
+            raise DatasetError(f"the frame has no {LIDAR} record")
+        path = self.index.dataroot / name
+        try:
+            values = np.fromfile(path, np.float32)
+        except OSError as error:
+            raise DatasetError(
+                f"{LIDAR}: the file cannot be read: {path} ({error.strerror}); to train on such frames without "
+                "depth loss, use --missing-lidar no-depth-loss"
+            ) from None
+        if not len(values) or len(values) % LIDAR_FIELDS:
+            raise DatasetError(f"{LIDAR}: {path} is truncated ({len(values)} values)")
+        return values.reshape(-1, LIDAR_FIELDS)

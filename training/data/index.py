@@ -1,0 +1,244 @@
+"""The index of a nuScenes version: what training needs of its tables, in one file that loads in a second.
+
+Built from the devkit's tables on first use. A file is used only when the dataroot, the version, the tables'
+sizes and times, and the code that fills it are those it was built with; anything else builds it again. It is
+written beside its final name and moved into place, so a half-written one is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bevnext_core import boxes, classes, geometry
+from bevnext_core.classes import ANCHOR_CAMERA, CAMERAS, CLASSES
+from bevnext_core.datasets import ground_truth, nuscenes, nuscenes_tables
+from bevnext_core.datasets.ground_truth import GroundTruth
+from bevnext_core.datasets.nuscenes import LIDAR, NuScenesReader
+from bevnext_core.datasets.nuscenes_tables import load_tables
+from bevnext_core.errors import DatasetError, FrameError, one_line
+from bevnext_core.files import atomic_path
+from bevnext_core.geometry import rigid
+
+SOURCES = tuple(
+    Path(module.__file__).resolve()
+    for module in (sys.modules[__name__], nuscenes, nuscenes_tables, ground_truth, boxes, classes, geometry)
+    if module.__file__
+)
+"""The code that fills an index: when it changes, the index is built again."""
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """Key frames of one version, sorted by scene and time; S frames, N cameras, M boxes in all.
+
+    Attributes:
+        tokens, scenes: ``[S]`` sample token and scene name; stamps: ``[S]`` int64 microseconds (anchor camera).
+        previous: ``[S]`` int64, the key frame before in the same scene, or -1.
+        image_files: ``[S, N]`` paths below the dataroot; image_sizes: ``[S, N, 2]`` (width, height).
+        intrinsics: ``[S, N, 3, 3]``; global_from_camera: ``[S, N, 4, 4]``; global_from_ego: ``[S, 4, 4]``
+            (ego frame at the anchor camera's stamp).
+        lidar_files: ``[S]``, empty where there is no record; global_from_lidar: ``[S, 4, 4]``.
+        box_start: ``[S + 1]``; boxes: ``[M, 9]`` float32 in the frame's ego frame (NaN velocities are 0, as
+            published); labels: ``[M]``; points: ``[M]`` lidar and radar points in the box.
+        faults: (sample token, reason) of key frames whose tables cannot be used; they are not in the index.
+    """
+
+    dataroot: Path
+    version: str
+    tokens: np.ndarray
+    scenes: np.ndarray
+    stamps: np.ndarray
+    previous: np.ndarray
+    image_files: np.ndarray
+    image_sizes: np.ndarray
+    intrinsics: np.ndarray
+    global_from_camera: np.ndarray
+    global_from_ego: np.ndarray
+    lidar_files: np.ndarray
+    global_from_lidar: np.ndarray
+    box_start: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    points: np.ndarray
+    faults: tuple[tuple[str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def truth(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes ``[m, 9]`` with at least one lidar or radar point, and their labels ``[m]``."""
+        part = slice(self.box_start[frame], self.box_start[frame + 1])
+        seen = self.points[part] > 0
+        return self.boxes[part][seen], self.labels[part][seen]
+
+
+_ARRAYS = tuple(
+    name for name in DatasetIndex.__dataclass_fields__ if name not in ("dataroot", "version", "faults")
+)
+
+
+def default_index_folder() -> Path:
+    """``$XDG_CACHE_HOME/bevnext``, or ``~/.cache/bevnext``: the dataroot itself may be read-only."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevnext"
+
+
+def open_index(
+    dataroot: str | Path, version: str, folder: str | Path | None = None, progress: bool = True
+) -> DatasetIndex:
+    """The index of a version; built when there is none that fits.
+
+    Args:
+        folder: where index files are kept (:func:`default_index_folder`).
+        progress: show a progress bar while it is built.
+
+    Raises:
+        DatasetError: as :func:`bevnext_core.datasets.nuscenes.load_tables`, or the folder cannot be written.
+    """
+    root = Path(dataroot).expanduser().resolve()
+    if not (root / version).is_dir():
+        load_tables(root, version)  # says what is wrong
+    key = index_key(root, version)
+    path = index_path(root, version, folder)
+    index = _read(path, root, version, key)
+    if index is None:
+        index = _build(root, version, progress)
+        try:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                arrays = {name: getattr(index, name) for name in _ARRAYS}
+                header = json.dumps({"key": key, "faults": index.faults})
+                np.savez(file, header=np.array(header), **arrays)
+        except OSError as error:
+            raise DatasetError(f"the index cannot be written to {path}: {one_line(error)}") from None
+    return index
+
+
+def index_path(dataroot: Path, version: str, folder: str | Path | None = None) -> Path:
+    """The file that holds the index of a version."""
+    name = hashlib.sha256(str(dataroot).encode()).hexdigest()[:12]
+    return Path(folder or default_index_folder()) / f"index-{version}-{name}.npz"
+
+
+def index_key(dataroot: Path, version: str) -> dict[str, Any]:
+    """What must be unchanged for an index to be used again."""
+    tables = {}
+    for path in sorted((dataroot / version).glob("*.json")):
+        status = path.stat()
+        tables[path.name] = [status.st_size, status.st_mtime_ns]
+    code = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()
+    return {"code": code, "dataroot": str(dataroot), "version": version, "tables": tables}
+
+
+def _read(path: Path, dataroot: Path, version: str, key: dict[str, Any]) -> DatasetIndex | None:
+    """The stored index, or ``None`` when it is absent, damaged or of another key."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            header = json.loads(str(data["header"]))
+            if header["key"] != key:
+                return None
+            arrays = {name: data[name] for name in _ARRAYS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    faults = tuple((str(token), str(reason)) for token, reason in header["faults"])
+    return DatasetIndex(dataroot, version, **arrays, faults=faults)
+
+
+def _build(dataroot: Path, version: str, progress: bool) -> DatasetIndex:
+    from tqdm import tqdm
+
+    reader = NuScenesReader(dataroot, version, cameras=CAMERAS, anchor_camera=ANCHOR_CAMERA, class_names=CLASSES)
+    rows: list[dict[str, Any]] = []
+    faults: list[tuple[str, str]] = []
+    bar = tqdm(reader.scenes, desc=f"index of {version}", unit="scene", disable=not progress)
+    for scene in bar:
+        previous = -1
+        for ref in reader.refs(scene):
+            try:
+                row = _row(reader, ref)
+            except (FrameError, DatasetError) as error:
+                faults.append((ref.sample_token, one_line(error)))
+                continue
+            row["previous"] = previous
+            previous = len(rows)
+            rows.append(row)
+    if not rows:
+        raise DatasetError(f"{dataroot} ({version}) holds no key frame that can be used: {faults[:3]}")
+    boxes = [row.pop("boxes") for row in rows]
+    labels = [row.pop("labels") for row in rows]
+    points = [row.pop("points") for row in rows]
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return DatasetIndex(
+        dataroot,
+        version,
+        **columns,
+        box_start=np.concatenate([[0], np.cumsum([len(b) for b in boxes])]).astype(np.int64),
+        boxes=np.concatenate(boxes).astype(np.float32),
+        labels=np.concatenate(labels).astype(np.int64),
+        points=np.concatenate(points).astype(np.int64),
+        faults=tuple(faults),
+    )
+
+
+def _row(reader: NuScenesReader, ref: Any) -> dict[str, Any]:
+    """One key frame's entries. Raises FrameError or DatasetError when a pose, calibration or box is unusable."""
+    missing = [camera for camera in reader.cameras if camera not in ref.records]
+    if missing:
+        raise FrameError(f"no record of {', '.join(missing)}")
+    records = [ref.records[camera] for camera in reader.cameras]
+    intrinsics = []
+    for camera, record in zip(reader.cameras, records):
+        matrix = np.array(reader.tables.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"])
+        if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+            raise FrameError(f"{camera}: the intrinsics cannot be used: {matrix.tolist()}")
+        intrinsics.append(matrix.astype(np.float64))
+    truth = _truth(reader, ref)
+    boxes = truth.boxes.copy()
+    boxes[:, 7:9] = np.nan_to_num(boxes[:, 7:9], nan=0.0, posinf=0.0, neginf=0.0)
+    usable = np.isfinite(boxes).all(1) & (boxes[:, 3:6] > 0).all(1)
+    if not usable.all():
+        raise DatasetError(f"annotation {truth.annotation_tokens[int(np.argmin(usable))]} has an impossible box")
+    lidar = reader.tables.get("sample", ref.sample_token)["data"].get(LIDAR)
+    lidar_record = reader.tables.get("sample_data", lidar) if lidar else None
+    return {
+        "tokens": ref.sample_token,
+        "scenes": ref.scene,
+        "stamps": ref.stamp_ns // 1000,
+        "image_files": [record["filename"] for record in records],
+        "image_sizes": [(record["width"], record["height"]) for record in records],
+        "intrinsics": intrinsics,
+        "global_from_camera": [_global_from_sensor(reader, record) for record in records],
+        "global_from_ego": reader.global_from_ego(ref),
+        "lidar_files": lidar_record["filename"] if lidar_record else "",
+        "global_from_lidar": _global_from_sensor(reader, lidar_record) if lidar_record else np.eye(4),
+        "boxes": boxes,
+        "labels": truth.labels,
+        "points": truth.num_points,
+    }
+
+
+def _truth(reader: NuScenesReader, ref: Any) -> GroundTruth:
+    from nuscenes.eval.detection.utils import category_to_detection_name
+
+    for token in reader.tables.get("sample", ref.sample_token)["anns"]:
+        category = reader.tables.get("sample_annotation", token)["category_name"]
+        if category_to_detection_name(category) in reader.class_names:
+            return reader.ground_truth(ref)
+    nothing = np.zeros(0, np.int64)
+    return GroundTruth(np.zeros((0, 9)), nothing, reader.class_names, (), nothing, nothing, ())
+
+
+def _global_from_sensor(reader: NuScenesReader, record: dict[str, Any]) -> np.ndarray:
+    pose = reader.tables.get("ego_pose", record["ego_pose_token"])
+    sensor = reader.tables.get("calibrated_sensor", record["calibrated_sensor_token"])
+    try:
+        return rigid(pose["rotation"], pose["translation"]) @ rigid(sensor["rotation"], sensor["translation"])
+    except ValueError as error:
+        raise FrameError(f"{record['filename']}: the pose or calibration cannot be used: {error}") from None

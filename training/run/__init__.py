@@ -1,0 +1,1 @@
+"""What a training run does: forward pass, schedule, start, restart, progress."""

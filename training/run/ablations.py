@@ -1,0 +1,153 @@
+"""What the past is worth: the stream with a part of it taken away, and a guess that looks at no image.
+
+All work on a trained network as it is, so they show what it uses, not what another training could do without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bevnext_core.config import ModelConfig
+from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
+from bevnext_core.detections import Detections
+from bevnext_core.detector import Detector, RigState
+from bevnext_core.evaluation.submission import MAX_BOXES, submission_records
+from bevnext_core.frame import CameraFrame
+from bevnext_core.geometry import invert_rigid
+from bevnext_core.network.bevnext import HeadMaps
+from bevnext_core.streaming.history import Stored
+from training.data.index import DatasetIndex
+
+
+class WithoutHistory(Detector):
+    """Every frame is the first: the present stands in for the past, as at the start of a scene."""
+
+    def step(self, frame: CameraFrame) -> Detections:
+        self.reset("without history")
+        return super().step(frame)
+
+
+class FrozenPose(Detector):
+    """The past is lifted as if the vehicle had not moved: what a stream does that is given a constant ego pose."""
+
+    def step(self, frame: CameraFrame) -> Detections:
+        still = np.broadcast_to(np.eye(4), frame.global_from_camera_ego.shape)
+        frozen = dataclasses.replace(frame, global_from_ego=np.eye(4), global_from_camera_ego=still)
+        return dataclasses.replace(super().step(frozen), global_from_ego=frame.global_from_ego)
+
+
+class WarpedMaps(Detector):
+    """Past frames are kept as BEV maps of their own instant and moved into the present by bilinear sampling.
+
+    What methods do that cache BEV maps: what lay outside a past map is lost, and every map is interpolated once.
+    """
+
+    def _detect(
+        self,
+        present: RigState,
+        slots: Sequence[Stored[RigState] | None],
+        frame: CameraFrame,
+        seconds: dict[str, float],
+    ) -> tuple[HeadMaps, np.ndarray]:
+        assert present.encoded is not None
+        geometry = self._geometry(present, frame).to(self.device)
+        key = self.model.lift(present.encoded, self.model.plan(geometry))
+        # Beside the encoded cameras, with which it goes when it is too old.
+        present.bev, present.global_from_ego = key, frame.global_from_ego  # type: ignore[attr-defined]
+        lifted = [key]
+        for slot in slots:
+            if slot is None:
+                lifted.append(key)
+                continue
+            past: Any = slot.item
+            past_from_present = invert_rigid(past.global_from_ego) @ frame.global_from_ego
+            lifted.append(warp(past.bev, past_from_present, self.config.bev.extent))
+        maps = self.model.detect(torch.cat(lifted, 1), present.encoded, geometry)
+        return maps, np.empty((0, len(self.cameras), 4, 4))
+
+
+def warp(bev: Tensor, past_from_present: np.ndarray, extent: float) -> Tensor:
+    """A past map ``[B, C, Y, X]`` of +-``extent`` metres as seen from the present, zero where it does not reach.
+
+    The rigid motion ``[4, 4]`` acts on the ground plane: cells have no height.
+    """
+    matrix = torch.from_numpy(past_from_present).to(bev.device, torch.float64)
+    theta = torch.cat([matrix[:2, :2], matrix[:2, 3:] / extent], 1).to(bev.dtype)
+    grid = F.affine_grid(theta.expand(bev.shape[0], 2, 3), list(bev.shape), align_corners=False)
+    return F.grid_sample(bev, grid, align_corners=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """Where objects of each class mostly are around the vehicle, and how large: a guess without images.
+
+    Attributes:
+        boxes: ``[M, 9]`` in any ego frame, the likeliest first; scores: ``[M]``, objects per frame; labels: ``[M]``.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def records(self, reader: NuScenesReader, ref: FrameRef, config: ModelConfig) -> list[dict[str, Any]]:
+        """Submission records of a frame."""
+        pose = reader.global_from_ego(ref)
+        found = Detections(
+            self.boxes, self.scores, self.labels, config.class_names, ref.stamp_ns, pose, ref.sample_token
+        )
+        return submission_records(found)
+
+
+def mean_places(index: DatasetIndex, frames: np.ndarray, classes: int) -> Prior:
+    """One object of each class, at the mean place, size, heading and velocity of its class in ``frames``."""
+    boxes, labels = _objects(index, frames)
+    rows, kept, scores = [], [], []
+    for label in range(classes):
+        own = boxes[labels == label]
+        if len(own):
+            rows.append(_mean_box(own))
+            kept.append(label)
+            scores.append(min(1.0, len(own) / len(frames)))
+    return Prior(np.array(rows, np.float32), np.array(scores, np.float32), np.array(kept))
+
+
+def likely_places(index: DatasetIndex, frames: np.ndarray, classes: int, extent: float, cell: float) -> Prior:
+    """The cells of the BEV grid where a class was seen most often in ``frames``, each with the mean of its objects.
+
+    At most :data:`~bevnext_core.evaluation.submission.MAX_BOXES` of all classes together, the same number of each.
+    """
+    boxes, labels = _objects(index, frames)
+    size = round(2 * extent / cell)
+    column, row = (np.floor((boxes[:, axis] + extent) / cell).astype(int) for axis in (0, 1))
+    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
+    rows, kept, scores = [], [], []
+    for label in range(classes):
+        own = inside & (labels == label)
+        _, inverse, counts = np.unique(
+            row[own] * size + column[own], return_inverse=True, return_counts=True
+        )
+        for place in np.argsort(-counts, kind="stable")[: MAX_BOXES // classes]:
+            rows.append(_mean_box(boxes[own][inverse == place]))
+            kept.append(label)
+            scores.append(counts[place] / len(frames))
+    return Prior(np.array(rows, np.float32), np.array(scores, np.float32), np.array(kept))
+
+
+def _objects(index: DatasetIndex, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    parts = [index.truth(int(frame)) for frame in frames]
+    return np.concatenate([boxes for boxes, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+
+def _mean_box(boxes: np.ndarray) -> np.ndarray:
+    """Means, with that of the headings taken on the circle."""
+    mean = boxes.astype(np.float64).mean(0)
+    mean[6] = np.arctan2(np.sin(boxes[:, 6]).mean(), np.cos(boxes[:, 6]).mean())
+    return mean
+
