@@ -120,6 +120,8 @@ setup(
             "detector_node = bevnext_ros.node.main:main",
             "nuscenes_to_bag = bevnext_ros.bags.nuscenes_to_bag:main",
         ],
+        # what each package adds to the command `bevnext`
+        "bevnext.commands": [f"{name} = {name}.commands" for name in PACKAGES[1:]],
     },
     options={"build_scripts": {"executable": interpreter()}},
     cmdclass={"develop": DevelopWithInterpreter},

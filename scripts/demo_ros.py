@@ -201,7 +201,7 @@ def through_node(
                     f"the node was not active after {START_SECONDS:.0f} s: {last(logs['node'])}"
                 )
             listener.spin(0.1)
-        play = ["bevnext_core.cli", "play", str(bag), "--rate", f"{rate:.3f}"]
+        play = ["bevnext_ros", "play", str(bag), "--rate", f"{rate:.3f}"]
         processes["player"] = start(play, logs["player"])
         with tqdm(total=count, desc="node over DDS", unit="frame", disable=None) as bar:
             heard = time.monotonic()

@@ -70,8 +70,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("readme") / "checkout"
     folder.mkdir()
-    tracked = ("bevnext_core", "bevnext_ros", "config", "docs", "scripts", "tests", "training", "Makefile")
-    for name in tracked:
+    packages = ("bevnext_core", "bevnext_ros", "bevnext_world", "bevnext_benchmarks", "training")
+    for name in (*packages, "config", "docs", "scripts", "tests", "Makefile"):
         (folder / name).symlink_to(ROOT / name)
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
+from bevnext_core.cli.registry import extension
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
@@ -149,9 +149,7 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
     if chosen:
         raise BevnextError(f"--{chosen[0]} chooses from a data set; a bag is taken as a whole")
     output_folder(args.out, args.force)
-    # By name: the core does not import the ROS package, the command line joins the two.
-    bags = importlib.import_module("bevnext_ros.bags.detect")
-    return bags.run_detect_bag(
+    return extension("detect-bag", "read bags")(
         args.bag,
         args.checkpoint,
         args.out,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 
 from bevnext_core.cli.dataset import add_dataset_arguments
+from bevnext_core.cli.registry import extension
 from bevnext_core.errors import BevnextError
 
 DETECTING = ("mode", "crf_canvas", "camera_params", "precision", "device", "submission_out")
@@ -61,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
         if given:
             raise BevnextError(f"{', '.join(given)}: only with --checkpoint, where this command detects")
     if args.bag:
-        # By name: the core does not import the ROS package, the command line joins the two.
-        bags = importlib.import_module("bevnext_ros.bags.evaluate")
-        return bags.run_evaluate_bag(
+        return extension("evaluate-bag", "read bags")(
             args.bag, args.dataroot, args.version, args.eval_set, scenes=args.scene, out=args.out
         )
     if args.checkpoint:

@@ -7,47 +7,20 @@ imported when it is called, so that ``bevnext --help`` does not wait for torch.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from bevnext_core.cli import registry
+from bevnext_core.cli.registry import COMMANDS
 from bevnext_core.errors import BevnextError, one_line
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
-
-
-class Command(NamedTuple):
-    """Module of a subcommand and its line in the help."""
-
-    module: str
-    summary: str
-
-
-COMMANDS: dict[str, Command] = {
-    "detect": Command(
-        "bevnext_core.cli.detect", "detect boxes in a nuScenes data set; write submission and pictures"
-    ),
-    "evaluate": Command("bevnext_core.cli.evaluate", "score a network or detections with the nuScenes metric"),
-    "demo": Command(
-        "bevnext_world.cli.demo", "detect, score and show a synthetic drive with the demo weights; needs no data"
-    ),
-    "import-checkpoint": Command("bevnext_core.cli.import_checkpoint", "convert a published .pth file"),
-    "config": Command("bevnext_core.cli.config", "print or check a model configuration"),
-    "check-calibration": Command(
-        "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
-    ),
-    "synthesize": Command(
-        "bevnext_world.cli.synthesize", "make drives of the synthetic world, as a nuScenes data set"
-    ),
-    "benchmark": Command("bevnext_benchmarks.step", "measure time and memory of the network"),
-    "export": Command("bevnext_core.cli.export", "compile a network ahead of time, or write it as ONNX"),
-    "nuscenes-to-bag": Command("bevnext_ros.bags.nuscenes_to_bag", "convert nuScenes scenes to ROS 2 bags"),
-    "play": Command("bevnext_ros.bags.play", "publish a recorded bag through ROS 2"),
-}
 
 
 def _help() -> str:
@@ -92,6 +65,7 @@ def _load(name: str) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command -> exit code: 0, 2 for a user's mistake (one line on stderr), 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    registry.discover()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if arguments else EXIT_ERROR
@@ -100,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        return _fail(f"unknown command '{name}'; there are {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(COMMANDS))}"
+        return _fail(f"unknown command '{name}'; {hint}")
     try:
         module = _load(name)
         parser = argparse.ArgumentParser(prog=f"bevnext {name}", description=COMMANDS[name].summary)

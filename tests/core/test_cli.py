@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -17,7 +18,9 @@ import pytest
 import yaml
 
 from bevnext_core.classes import CLASSES
-from bevnext_core.cli.main import COMMANDS, Command, main
+from bevnext_core.cli import registry
+from bevnext_core.cli.main import main
+from bevnext_core.cli.registry import COMMANDS, Command
 from bevnext_core.detections import Detections
 from bevnext_core.errors import BevnextError, FrameError
 from bevnext_core.frame import CameraFrame
@@ -46,6 +49,9 @@ def error_line(result: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
+registry.discover()
+
+
 # ---------------------------------------------------------------------------------------------- dispatch
 def test_help_lists_every_command_without_importing_torch() -> None:
     code = (
@@ -70,9 +76,50 @@ def test_no_command_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> N
     assert main([]) == 2
     assert "commands:" in capsys.readouterr().out
     assert main(["detcet"]) == 2
-    assert capsys.readouterr().err == (
-        f"bevnext: error: unknown command 'detcet'; there are {', '.join(COMMANDS)}\n"
+    assert capsys.readouterr().err == "bevnext: error: unknown command 'detcet'; did you mean 'detect'?\n"
+    assert main(["xyz"]) == 2
+    err = capsys.readouterr().err
+    assert err == f"bevnext: error: unknown command 'xyz'; there are {', '.join(sorted(COMMANDS))}\n"
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [("bevnext_world", "demo"), ("bevnext_ros", "play"), ("bevnext_benchmarks", "benchmark")],
+)
+def test_packages_add_their_commands_without_being_installed(package: str, command: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        "from bevnext_core.cli import registry\n"
+        "registry.discover = lambda: None\n"
+        f"sys.argv = ['bevnext', '--help']\nrunpy.run_module('{package}', run_name='__main__')"
     )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert f"  {command} " in result.stdout and "  detect " in result.stdout
+
+
+def test_core_alone_has_no_commands_of_others_and_reads_no_bags() -> None:
+    code = (
+        "import sys\n"
+        "from bevnext_core.cli import registry\n"
+        "from bevnext_core.cli.main import main\n"
+        "registry.discover = lambda: None\n"
+        "main(['--help'])\n"
+        "sys.exit(main(['detect', '--bag', 'b', '--checkpoint', 'c', '--out', 'o']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "demo" not in result.stdout
+    assert "no installed package can read bags" in error_line(result)
+
+
+def test_a_package_that_cannot_be_loaded_is_named_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = importlib.metadata.EntryPoint("broken", "no_such_package_at_all", registry.GROUP)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [broken])
+    assert main(["config", "--dump"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("bevnext: warning: no commands from 'no_such_package_at_all': No module named")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -296,7 +296,7 @@ def test_mistakes_are_one_line(
 def test_command_makes_a_drive_scores_it_and_shows_it(tmp_path: Path) -> None:
     """The whole of `bevnext demo` with the repository's weights, on the first second of its drive."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "bevnext_core.cli", "demo", "--key-frames", "3", "--device", "cpu"]
+    command = [sys.executable, "-m", "bevnext_world", "demo", "--key-frames", "3", "--device", "cpu"]
     result = subprocess.run(
         [*command, "--drive", str(tmp_path / "drive"), "--out", str(out)],
         cwd=ROOT,

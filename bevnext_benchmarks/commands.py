@@ -1,0 +1,7 @@
+"""What the benchmarks adds to the command ``bevnext``."""
+
+from bevnext_core.cli.registry import Command
+
+COMMANDS = {
+    "benchmark": Command("bevnext_benchmarks.step", "measure time and memory of the network"),
+}

@@ -1,0 +1,71 @@
+"""The subcommands of ``bevnext``: the core's own, and those that other packages add.
+
+A package adds commands through the entry-point group ``bevnext.commands``: an entry is a module with a
+dictionary ``COMMANDS`` and, where it takes part in a command of the core, a dictionary ``EXTENSIONS`` that
+names functions as ``module:function``. Such a module imports nothing heavy: it is loaded for the help too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from bevnext_core.errors import BevnextError
+
+GROUP = "bevnext.commands"
+
+
+class Command(NamedTuple):
+    """Module of a subcommand (``add_arguments(parser)`` and ``run(args) -> int``) and its line in the help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "detect": Command(
+        "bevnext_core.cli.detect", "detect boxes in a nuScenes data set or a bag; write results and pictures"
+    ),
+    "evaluate": Command("bevnext_core.cli.evaluate", "score a network or detections with the nuScenes metric"),
+    "import-checkpoint": Command("bevnext_core.cli.import_checkpoint", "convert a published .pth file"),
+    "config": Command("bevnext_core.cli.config", "print or check a model configuration"),
+    "check-calibration": Command(
+        "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
+    ),
+    "export": Command("bevnext_core.cli.export", "compile a network ahead of time, or write it as ONNX"),
+}
+EXTENSIONS: dict[str, str] = {}
+
+_found: set[str] = set()
+
+
+def add(module: Any) -> None:
+    """Take over the commands and extensions of a package's module; again changes nothing."""
+    COMMANDS.update(module.COMMANDS)
+    EXTENSIONS.update(getattr(module, "EXTENSIONS", {}))
+
+
+def discover() -> None:
+    """Add what the installed packages offer. One that cannot be loaded is named on stderr; the others go on."""
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if entry.value not in _found:
+            _found.add(entry.value)
+            try:
+                add(entry.load())
+            except ImportError as error:
+                print(f"bevnext: warning: no commands from '{entry.value}': {error}", file=sys.stderr)
+
+
+def extension(name: str, what: str) -> Callable[..., Any]:
+    """The function that a package offers under ``name``; ``what`` it does is for the message.
+
+    Raises:
+        BevnextError: no installed package offers it.
+    """
+    if name not in EXTENSIONS:
+        raise BevnextError(f"no installed package can {what}: install this project, or run its own package's command")
+    module, _, function = EXTENSIONS[name].partition(":")
+    return getattr(importlib.import_module(module), function)
