@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from bevnext_benchmarks import training as benchmark
 from tests.training.tiny import tiny_config, tiny_file
-from training import benchmark
 from training.run.memory import synthetic_runs
 
 
