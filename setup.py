@@ -110,6 +110,7 @@ setup(
             "shapely",
             "ruff",
             "mypy",
+            "import-linter",
             "types-PyYAML",
             "types-tqdm",
         ],

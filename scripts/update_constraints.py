@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Resolve the pins anew: constraints/py3.*.txt and constraints/ros-pypi.txt. Needs `uv` in PATH.
+"""Resolve the pins: constraints/py3.*.txt and constraints/ros-pypi.txt. Needs `uv` in PATH.
 
-    python scripts/update_constraints.py [ros] [3.11 ...]
+    python scripts/update_constraints.py [--upgrade] [ros] [3.11 ...]
+
+Pins that still fit stay as they are; with --upgrade everything is the newest that fits.
 
 What it writes has to be installed and tested on each Python before it is committed; the header of each file
 says whether that was done.
@@ -10,8 +12,10 @@ says whether that was done.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import setuptools  # noqa: F401 - brings distutils, which Python itself has no more
@@ -97,9 +101,17 @@ def base_header(version: str) -> list[str]:
     return lines
 
 
-def write_base(version: str) -> None:
-    pins = resolve(base_requirements(version), version, "--only-binary", ":all:")
-    write(CONSTRAINTS / f"py{version}.txt", "\n".join([*base_header(version), pins]))
+def write_base(version: str, upgrade: bool) -> None:
+    path = CONSTRAINTS / f"py{version}.txt"
+    with tempfile.TemporaryDirectory() as folder:
+        # what stands in the output file is what the resolver prefers
+        preferred = Path(folder) / "pins.txt"
+        if path.is_file() and not upgrade:
+            shutil.copy(path, preferred)
+        options = ["--only-binary", ":all:", "--output-file", str(preferred)]
+        resolve(base_requirements(version), version, *options)
+        pins = preferred.read_text()
+    write(path, "\n".join([*base_header(version), pins]))
 
 
 def marker(needed: list[str], versions: list[str]) -> str:
@@ -135,11 +147,12 @@ def write(path: Path, text: str) -> None:
 
 
 def main() -> int:
-    arguments = sys.argv[1:]
+    upgrade = "--upgrade" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--upgrade"]
     versions = [argument for argument in arguments if argument != "ros"]
     try:
         for version in versions or ([] if arguments else RUN + RESOLVED_ONLY):
-            write_base(version)
+            write_base(version, upgrade)
         if "ros" in arguments or not arguments:
             write_ros(RUN + RESOLVED_ONLY)
     except ResolveError as error:
