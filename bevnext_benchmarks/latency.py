@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", default="", help="run this network instead")
     args = parser.parse_args()
     if reason := harness.missing():
-        print(f"measure_latency: {reason}", file=sys.stderr)
+        print(f"latency: {reason}", file=sys.stderr)
         return 2
     import rclpy
 

@@ -6,13 +6,11 @@ import dataclasses
 import gc
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from bevnext_core.errors import BevnextError, ConfigError, one_line
 from bevnext_ros.messages.conversions import make_boxes_cloud, make_detections
@@ -20,6 +18,7 @@ from bevnext_ros.messages.factory import RclpyFactory, message_class
 from bevnext_ros.messages.images import image_to_rgb
 from bevnext_ros.messages.markers import make_markers
 from bevnext_ros.node.diagnostics import Diagnostics, Report, make_diagnostics, make_latency
+from bevnext_ros.node.inputs import Inputs
 from bevnext_ros.node.parameters import PARAMETERS, Options, Parameter, make_options
 from bevnext_ros.node.worker import DetectionWorker, Result
 from bevnext_ros.streams.drops import DropCounter
@@ -63,7 +62,7 @@ class DetectorNode(LifecycleNode):
         self._worker: DetectionWorker | None = None
         self._last_worker: DetectionWorker | None = None
         self._outputs: dict[str, Any] = {}
-        self._inputs: list[Any] = []
+        self._inputs: Inputs | None = None
         self._poll_timer: Any = None
         self._state = "unconfigured"
         self._fault = ""
@@ -128,7 +127,7 @@ class DetectorNode(LifecycleNode):
             queue_size=self._options.overload_queue,
             mask_faulty=self._options.mask_faulty,
         )
-        self._subscribe(self._stream)
+        self._inputs = Inputs(self, self._options, self._stream.cameras, self)
         self._poll_timer = self.create_timer(_POLL_SECONDS, self._poll, clock=self._steady)
         self._state = "active"
         names = ", ".join(f"{camera.name} ({camera.image_topic})" for camera in self._stream.cameras)
@@ -166,9 +165,9 @@ class DetectorNode(LifecycleNode):
         return ended
 
     def _stop(self, timeout: float = _STOP_SECONDS) -> bool:
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs.clear()
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
         if self._poll_timer is not None:
             self.destroy_timer(self._poll_timer)
             self._poll_timer = None
@@ -198,41 +197,22 @@ class DetectorNode(LifecycleNode):
         gc.collect()
 
     # ------------------------------------------------------------------------------------- inputs
-    def _subscribe(self, stream: RigStream) -> None:
-        reliable = self._options.image_reliability == "reliable"
-        qos = QoSProfile(
-            depth=self._options.image_depth,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        )
-        # of what is ready at once, the executor takes first what was subscribed first: poses before images
-        tf = message_class("tf2_msgs/msg/TFMessage")
-        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._inputs.append(self.create_subscription(tf, "/tf_static", partial(self._on_tf, True), latched))
-        self._inputs.append(self.create_subscription(tf, "/tf", partial(self._on_tf, False), 100))
-        info = message_class("sensor_msgs/msg/CameraInfo")
-        for camera in stream.cameras:
-            kind = message_class(f"sensor_msgs/msg/{'Image' if camera.raw else 'CompressedImage'}")
-            callback = partial(self._on_image, camera.name)
-            on_info = partial(self._on_camera_info, camera.name)
-            self._inputs.append(self.create_subscription(info, camera.info_topic, on_info, qos))
-            self._inputs.append(self.create_subscription(kind, camera.image_topic, callback, qos))
-
-    def _on_image(self, camera: str, message: Any, info: Any) -> None:
+    def on_image(self, camera: str, message: Any, waited_ns: int) -> None:
+        """An image that the middleware received ``waited_ns`` ago."""
         now = time.monotonic_ns()
-        received = info["received_timestamp"] if isinstance(info, dict) else info.received_timestamp
-        # when the middleware got it, which is before this callback had its turn; on the steady clock
-        waited = min(max(time.time_ns() - int(received), 0), 10_000_000_000) if received else 0
         if self._stream is not None:
-            self._accept(self._stream.image(camera, message, now, now - waited))
+            self._accept(self._stream.image(camera, message, now, now - waited_ns))
 
-    def _on_camera_info(self, camera: str, message: Any) -> None:
+    def on_camera_info(self, camera: str, message: Any) -> None:
+        """A calibration."""
         if self._stream is not None:
             before = self._stream.builder.calibration_drops.total
             self._accept(self._stream.camera_info(camera, message, time.monotonic_ns()))
             if self._stream.builder.calibration_drops.total != before:
                 self._warn(self._stream.builder.last_fault)
 
-    def _on_tf(self, static: bool, message: Any) -> None:
+    def on_tf(self, static: bool, message: Any) -> None:
+        """Transforms."""
         if self._stream is not None:
             self._accept(self._stream.transform(message, static, time.monotonic_ns()))
 

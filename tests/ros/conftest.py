@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.ros import harness
@@ -17,10 +15,12 @@ def dds():
         pytest.skip(reason)
     import rclpy
 
-    os.environ.update(harness.environment())
-    rclpy.init()
-    yield rclpy
-    rclpy.try_shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in harness.environment().items():
+            patch.setenv(name, value)
+        rclpy.init()
+        yield rclpy
+        rclpy.try_shutdown()
 
 
 @pytest.fixture

@@ -188,7 +188,9 @@ class Rig:
     def _start_process(
         self, wait: float, values: dict[str, Any], command: list[str] | None
     ) -> subprocess.Popen:
-        command = command or [sys.executable, "-m", "tests.ros.node_process", str(self.log), str(wait)]
+        command = command or [sys.executable, "-m", "tests.ros.node_process"]
+        if command[-1].startswith("tests.ros."):  # a stand-in's process: it is told where to log, and to wait
+            command = [*command, str(self.log), str(wait)]
         arguments = ["--ros-args"]
         for name, value in values.items():
             arguments += ["-p", f"{name}:={json.dumps(value)}"]

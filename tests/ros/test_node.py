@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 
 import numpy as np
@@ -37,6 +38,34 @@ def test_every_frame_gives_all_outputs(start):
     assert rig.value("node", "frames_published") == "5" and rig.value("history", "frames") == "2"
     assert rig.stop(signal.SIGINT) == 0
     assert "Traceback" not in rig.output.read_text()
+
+
+def test_callbacks_with_the_message_only_as_on_humble(start):
+    rig = start(command=[sys.executable, "-m", "tests.ros.humble_node_process"])
+    rig.ready()
+    stamps = rig.drive(4)
+    rig.until(lambda: len(rig.detections) == 4, what="detections")
+    assert rig.stamps() == stamps
+    rig.fresh()
+    assert rig.accounted() and rig.drops() == {}
+    assert "a callback failed" not in rig.output.read_text()
+
+
+@pytest.mark.parametrize(
+    "info, waits", [((), False), (({"received_timestamp": 1},), True), (({"received_timestamp": 0},), False)]
+)
+def test_an_image_callback_takes_the_message_with_and_without_its_info(dds, info, waits):
+    from rclpy.subscription import Subscription
+
+    from bevnext_ros.node.inputs import image_callback
+
+    calls = []
+    callback = image_callback(lambda message, waited_ns: calls.append((message, waited_ns > 0)))
+    callback("image", *info)
+    assert calls == [("image", waits)]
+    subscription = Subscription.__new__(Subscription)
+    subscription.callback = callback
+    assert subscription._callback_type is Subscription.CallbackType.WithMessageInfo
 
 
 def true_relift(now: int, past: int) -> np.ndarray:

@@ -1,0 +1,81 @@
+"""The node's subscriptions: topics, QoS, and what differs between the releases of rclpy. Imports rclpy."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from bevnext_ros.messages.factory import message_class
+from bevnext_ros.node.parameters import Options, RigCamera
+
+_WITH_INFO = inspect.signature(lambda message, info: None)
+_LONGEST_WAIT_NS = 10_000_000_000
+
+
+class Handlers(Protocol):
+    """What the messages are given to."""
+
+    def on_image(self, camera: str, message: Any, waited_ns: int) -> None:
+        """``waited_ns``: how long ago the middleware received it (0 where rclpy does not say)."""
+
+    def on_camera_info(self, camera: str, message: Any) -> None: ...
+
+    def on_tf(self, static: bool, message: Any) -> None: ...
+
+
+class Inputs:
+    """Subscribes for ``node`` to the topics of a rig, until :meth:`close`."""
+
+    def __init__(self, node: Any, options: Options, cameras: Sequence[RigCamera], handlers: Handlers) -> None:
+        self._node = node
+        self._subscriptions: list[Any] = []
+        reliable = options.image_reliability == "reliable"
+        qos = QoSProfile(
+            depth=options.image_depth,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        )
+        # of what is ready at once, the executor takes first what was subscribed first: poses before images
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        tf = "tf2_msgs/msg/TFMessage"
+        self._subscribe(tf, "/tf_static", partial(handlers.on_tf, True), latched)
+        self._subscribe(tf, "/tf", partial(handlers.on_tf, False), 100)
+        for camera in cameras:
+            kind = f"sensor_msgs/msg/{'Image' if camera.raw else 'CompressedImage'}"
+            on_info = partial(handlers.on_camera_info, camera.name)
+            self._subscribe("sensor_msgs/msg/CameraInfo", camera.info_topic, on_info, qos)
+            on_image = image_callback(partial(handlers.on_image, camera.name))
+            self._subscribe(kind, camera.image_topic, on_image, qos)
+
+    def _subscribe(self, kind: str, topic: str, callback: Callable[..., None], qos: Any) -> None:
+        self._subscriptions.append(self._node.create_subscription(message_class(kind), topic, callback, qos))
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+
+def image_callback(handle: Callable[[Any, int], None]) -> Callable[..., None]:
+    """A callback for ``handle(message, waited_ns)`` on every rclpy.
+
+    Humble's calls with the message only; from Iron on the signature is asked which arguments are wanted, and
+    the message alone is given if that will do. So the signature names both, and either call works.
+    """
+
+    def callback(message: Any, info: Any = None) -> None:
+        handle(message, 0 if info is None else _waited_ns(info))
+
+    callback.__signature__ = _WITH_INFO  # type: ignore[attr-defined]
+    return callback
+
+
+def _waited_ns(info: Any) -> int:
+    """How long ago the middleware received a message: before its callback had its turn."""
+    received = info["received_timestamp"] if isinstance(info, dict) else info.received_timestamp
+    return min(max(time.time_ns() - int(received), 0), _LONGEST_WAIT_NS) if received else 0
