@@ -14,8 +14,9 @@ import numpy as np
 from bevnext_core.classes import CLASSES
 from bevnext_world.models import people as people_models
 from bevnext_world.models import vehicle as vehicle_models
-from bevnext_world.models.mesh import Mesh, MeshError, Pattern, box, cylinder, fitted, merge
+from bevnext_world.models.mesh import Mesh, MeshError, Pattern, fitted, merge
 from bevnext_world.models.palette import METAL, Palette
+from bevnext_world.models.solids import box, cylinder
 
 PHASES = 16
 """Steps of a walking cycle that are built; phases between them take the nearest one."""
@@ -72,9 +73,7 @@ def build_object(
     if class_name not in CLASSES:
         raise MeshError(f"there is no class {class_name!r}: one of {', '.join(CLASSES)}")
     values = np.asarray(size, np.float64)
-    if values.shape != (3,) or not (
-        np.isfinite(values).all() and (values > 0.01).all() and (values < 100).all()
-    ):
+    if values.shape != (3,) or not ((values > 0.01) & (values < 100)).all():
         raise MeshError(f"a {class_name} needs a size of three numbers between 0.01 and 100 m, not {size}")
     length, width, height = (float(value) for value in values)
     palette = palette or Palette()
@@ -85,17 +84,17 @@ def build_object(
         look = people_models.draw_look(rng, palette)
         build = functools.partial(_walking, look, (length, width, height))
     else:
-        if class_name in ("motorcycle", "bicycle"):
-            maker = people_models.motorcycle if class_name == "motorcycle" else people_models.bicycle
-            raw = maker(length, width, height, rng, palette, rider)
+        if class_name == "motorcycle":
+            raw = people_models.motorcycle(length, width, height, rng, palette, rider)
+        elif class_name == "bicycle":
+            raw = people_models.bicycle(length, width, height, rng, palette, rider)
         elif class_name == "traffic_cone":
             raw = _cone(length, width, height, rng)
         elif class_name == "barrier":
             raw = _barrier(length, width, height, rng, palette)
         else:
             raw = vehicle_models.MAKERS[class_name](length, width, height, rng, palette)
-        whole = fitted(raw, (length, width, height))
-        build = functools.partial(_rigid, whole)
+        build = functools.partial(_rigid, fitted(raw, (length, width, height)))
     return ObjectModel(class_name, (length, width, height), rider, build)
 
 
@@ -118,32 +117,26 @@ def _cone(length: float, width: float, height: float, rng: np.random.Generator) 
     base = max(0.035, 0.05 * height)
     radius = 0.42 * min(length, width)
     foot = orange if rng.random() < 0.5 else (0.12, 0.12, 0.12)
-    slim = rng.random() < 0.2
-    body = cylinder(
-        radius,
-        height - base,
-        (0, 0, (height + base) / 2),
-        color=orange,
-        pattern=Pattern.BANDS if rng.random() < 0.85 else Pattern.PLAIN,
-        segments=10,
-        end_radius=radius * (0.55 if slim else 0.16),
-    )
+    tip = radius * (0.55 if rng.random() < 0.2 else 0.16)
+    pattern = Pattern.BANDS if rng.random() < 0.85 else Pattern.PLAIN
+    place = (0, 0, (height + base) / 2)
+    body = cylinder(radius, height - base, place, "z", orange, pattern, segments=10, end_radius=tip)
     return merge([box((length, width, base), (0, 0, base / 2), foot), body])
 
 
 def _barrier(length: float, width: float, height: float, rng: np.random.Generator, palette: Palette) -> Mesh:
     """Built along y and turned where its length is the longer side."""
-    turn = length > width
-    thick, long = (width, length) if turn else (length, width)
+    thick, long = min(length, width), max(length, width)
     kind = rng.random()
     if kind < 0.45:  # jersey: wide foot, steep upper part
         color = (0.66, 0.65, 0.62) if rng.random() < 0.5 else palette.paint(rng)
         pattern = Pattern.NOISE if rng.random() < 0.7 else Pattern.HAZARD
-        profile = [(1.0, 0.0, 0.12), (0.62, 0.12, 0.38), (0.4, 0.38, 1.0)]
         parts = []
-        for k, (wide, bottom, top) in enumerate(profile):
-            following = profile[k + 1][0] if k + 1 < len(profile) else 0.32
-            shrink = following / wide if k else 1.0
+        for wide, bottom, top, shrink in (
+            (1.0, 0.0, 0.12, 1.0),
+            (0.62, 0.12, 0.38, 0.4 / 0.62),
+            (0.4, 0.38, 1.0, 0.8),
+        ):
             size = (thick * wide, long, height * (top - bottom))
             parts.append(box(size, (0, 0, height * (top + bottom) / 2), color, pattern, top=(shrink, 1.0)))
     else:  # boards on two feet
@@ -156,8 +149,7 @@ def _barrier(length: float, width: float, height: float, rng: np.random.Generato
             parts.append(box((thick, 0.06 * long, 0.07 * height), (0, y, 0.035 * height), (0.2, 0.2, 0.2)))
             parts.append(box((0.12 * thick, 0.03 * long, 0.95 * height), (0, y, 0.475 * height), METAL))
         if rng.random() < 0.4:
-            parts.append(
-                box((0.1, 0.14, 0.16), (0, 0.38 * long, height - 0.08), (0.95, 0.6, 0.1), Pattern.LAMP)
-            )
+            light = (0.1, 0.14, 0.16), (0, 0.38 * long, height - 0.08)
+            parts.append(box(*light, (0.95, 0.6, 0.1), Pattern.LAMP))
     mesh = merge(parts)
-    return mesh.rotated("z", np.pi / 2) if turn else mesh
+    return mesh.turned(np.pi / 2) if length > width else mesh

@@ -6,28 +6,10 @@ import math
 
 import numpy as np
 
-from bevnext_world.models.mesh import (
-    Mesh,
-    Pattern,
-    box,
-    merge,
-    panel,
-    prism,
-)
-from bevnext_world.models.palette import (
-    DARK,
-    GLASS,
-    Palette,
-)
-from bevnext_world.models.vehicle_parts import (
-    PAINT_SHINE,
-    SHINE,
-    STAND_OFF,
-    lamps,
-    pair,
-    plate,
-    wheels,
-)
+from bevnext_world.models.mesh import Mesh, Pattern, merge
+from bevnext_world.models.palette import DARK, GLASS, Palette
+from bevnext_world.models.parts import PAINT_SHINE, SHINE, STAND_OFF, both, lamps, pair, plate, wheels
+from bevnext_world.models.solids import arc, box, prism, sheet
 
 # (hood height, roof start, roof end, windscreen foot, rear window foot, boot height): shares of height and length
 _CAR_SHAPES = {
@@ -58,14 +40,9 @@ def car(length: float, width: float, height: float, rng: np.random.Generator, pa
     a, b = length / 2, -length / 2
     skin = half - 0.025
     outline = [
-        (b + 0.05, clear),
-        (a - 0.06, clear),
-        (a, 0.30 * height),
-        (a - 0.02 * length, 0.47 * height),
-        (screen * length, hood * height),
-        (rear * length, boot * height),
-        (b + 0.015 * length, (boot - 0.02) * height),
-        (b, 0.36 * height),
+        *((b + 0.05, clear), (a - 0.06, clear), (a, 0.30 * height), (a - 0.02 * length, 0.47 * height)),
+        *((screen * length, hood * height), (rear * length, boot * height)),
+        *((b + 0.015 * length, (boot - 0.02) * height), (b, 0.36 * height)),
     ]
     widths = [skin - 0.05, skin - 0.05, skin - 0.06, skin - 0.05, skin, skin, skin - 0.03, skin - 0.03]
     parts = [prism(outline, widths, color, pattern, PAINT_SHINE)]
@@ -90,43 +67,31 @@ def car(length: float, width: float, height: float, rng: np.random.Generator, pa
         return (ends[0] + (ends[1] - ends[0]) * t) * length, foot + (top - foot) * t
 
     e = STAND_OFF
-    for front, outward in ((True, (1.0, 0.0, 0.6)), (False, (-1.0, 0.0, 0.6))):
-        (x0, y0), (x1, y1) = at(low, front), at(high, front)
-        sign = 1.0 if front else -1.0
-        corners = [
-            (x0 + sign * e, -y0 + 0.07, low * height + e),
-            (x0 + sign * e, y0 - 0.07, low * height + e),
-            (x1 + sign * e, y1 - 0.06, high * height + e),
-            (x1 + sign * e, -y1 + 0.06, high * height + e),
-        ]
-        parts.append(panel(corners, outward, GLASS, gloss=SHINE))
+    for facing in (1.0, -1.0):
+        (x0, y0), (x1, y1) = at(low, facing > 0), at(high, facing > 0)
+        bottom, edge = (
+            (x0 + facing * e, y0 - 0.07, low * height + e),
+            (x1 + facing * e, y1 - 0.06, high * height + e),
+        )
+        parts.append(sheet(bottom, edge, facing, GLASS, gloss=SHINE))
     (f0, y0), (f1, y1), (r0, _), (r1, _) = at(low, True), at(high, True), at(low, False), at(high, False)
     panes = 3 if r1 < -0.36 * length and length > 4.3 else 2
     edges = np.linspace(0.06, 0.94, panes + 1)
     for k in range(panes):
         s, t = edges[k] + 0.012, edges[k + 1] - 0.012
-        corners = [
-            (f0 + (r0 - f0) * s, y0 + e, low * height),
-            (f0 + (r0 - f0) * t, y0 + e, low * height),
-            (f1 + (r1 - f1) * t, y1 + e, high * height),
-            (f1 + (r1 - f1) * s, y1 + e, high * height),
-        ]
+        corners = [(f0 + (r0 - f0) * share, y0 + e, low * height) for share in (s, t)]
+        corners += [(f1 + (r1 - f1) * share, y1 + e, high * height) for share in (t, s)]
         parts += pair(corners, (0, 1, 0), GLASS, gloss=SHINE)
-    wheel_x = (0.5 - 0.185) * length
-    parts += wheels((wheel_x, -wheel_x + 0.01 * length), half, wheel, 0.20)
-    for x in (wheel_x, -wheel_x + 0.01 * length):  # dark arches
-        arch = [
-            (x + 1.18 * wheel * math.cos(t), skin - 0.012, wheel + 1.18 * wheel * math.sin(t))
-            for t in np.linspace(-0.2, math.pi + 0.2, 7)
-        ]
-        parts += pair(arch, (0, 1, 0), DARK)
+    stations = ((0.5 - 0.185) * length, -(0.5 - 0.185) * length + 0.01 * length)
+    parts += wheels(stations, half, wheel, 0.20)
+    for x in stations:  # dark arches
+        parts += pair(arc((x, skin - 0.012, wheel), 1.18 * wheel, -0.2, math.pi + 0.2, 7), (0, 1, 0), DARK)
     parts += lamps(a + 0.002, b - 0.002, skin - 0.07, 0.38 * height, 0.22 * width, 0.075 * height)
-    grille = [
-        (a + 0.004, y, z * height)
-        for y, z in ((-0.5 * half, 0.25), (0.5 * half, 0.25), (0.45 * half, 0.37), (-0.45 * half, 0.37))
+    grille = (a + 0.004, 0.5 * half, 0.25 * height), (a + 0.004, 0.45 * half, 0.37 * height)
+    parts += [
+        sheet(*grille, 1, DARK),
+        plate(a + 0.008, 0.22 * height, 1),
+        plate(b - 0.006, 0.40 * height, -1),
     ]
-    parts.append(panel(grille, (1, 0, 0), DARK))
-    parts += [plate(a + 0.008, 0.22 * height, 1.0), plate(b - 0.006, 0.40 * height, -1.0)]
     mirror = box((0.10, 0.14, 0.10), (f0 - 0.05 * length, half - 0.05, belt + 0.05), color)
-    parts += [mirror, mirror.mirrored("y")]
-    return merge(parts)
+    return merge(parts + both(mirror))

@@ -7,19 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bevnext_world.models.mesh import (
-    Color,
-    Mesh,
-    Pattern,
-    box,
-    cylinder,
-    ellipsoid,
-    merge,
-    panel,
-    ring,
-    strut,
-)
+from bevnext_world.models.mesh import Color, Mesh, Pattern, merge
 from bevnext_world.models.palette import DARK, GLASS, HEADLAMP, METAL, TAILLAMP, TYRE, Palette
+from bevnext_world.models.solids import arc, box, cylinder, ellipsoid, panel, ring, sheet, strut
+
+Spot = tuple[float, float]
+"""x, z."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +37,7 @@ def draw_look(rng: np.random.Generator, palette: Palette) -> Look:
         skin=palette.skin(rng),
         hair=(0.12, 0.09, 0.07) if rng.random() < 0.6 else palette.paint(rng),
         top=palette.paint(rng),
-        legs=palette.paint(rng)
-        if rng.random() < 0.4
-        else ((0.15, 0.17, 0.25) if rng.random() < 0.6 else DARK),
+        legs=palette.paint(rng) if rng.random() < 0.4 else (0.15, 0.17, 0.25) if rng.random() < 0.6 else DARK,
         shoes=DARK if rng.random() < 0.7 else (0.85, 0.85, 0.85),
         skirt=bool(rng.random() < 0.15),
         coat=bool(rng.random() < 0.3),
@@ -58,24 +49,14 @@ def draw_look(rng: np.random.Generator, palette: Palette) -> Look:
 
 def _head(look: Look, x: float, z: float, helmet: Color | None = None) -> list[Mesh]:
     face = ellipsoid((0.095, 0.08, 0.125), (x, 0, z), look.skin, segments=6, rings=4)
-    cap = ellipsoid(
-        (0.105, 0.092, 0.105), (x - 0.015, 0, z + 0.035), helmet or look.hair, segments=6, rings=4
-    )
-    if helmet:
-        cap = ellipsoid((0.14, 0.12, 0.14), (x - 0.005, 0, z + 0.02), helmet, gloss=0.5, segments=6, rings=4)
-        visor = panel(
-            [
-                (x + 0.132, -0.07, z - 0.03),
-                (x + 0.132, 0.07, z - 0.03),
-                (x + 0.125, 0.07, z + 0.05),
-                (x + 0.125, -0.07, z + 0.05),
-            ],
-            (1, 0, 0),
-            GLASS,
-            gloss=0.9,
-        )
-        return [face, cap, visor]
-    return [face, cap]
+    if not helmet:
+        return [
+            face,
+            ellipsoid((0.105, 0.092, 0.105), (x - 0.015, 0, z + 0.035), look.hair, segments=6, rings=4),
+        ]
+    cap = ellipsoid((0.14, 0.12, 0.14), (x - 0.005, 0, z + 0.02), helmet, gloss=0.5, segments=6, rings=4)
+    visor = sheet((x + 0.132, 0.07, z - 0.03), (x + 0.125, 0.07, z + 0.05), 1, GLASS, gloss=0.9)
+    return [face, cap, visor]
 
 
 def _limb(start, middle, end, thick: float, color: Color, pattern: int = Pattern.CLOTH) -> list[Mesh]:
@@ -97,43 +78,28 @@ def person(look: Look, phase: float) -> Mesh:
         y = side * 0.095
         bend = 0.20 + 0.45 * max(0.0, -side * lift)  # the leg that swings forward bends
         knee = (0.45 * math.sin(angle + 0.5 * bend), y, hip - 0.45 * math.cos(angle + 0.5 * bend))
-        foot = (
-            knee[0] + 0.42 * math.sin(angle - 0.5 * bend),
-            y,
-            max(0.06, knee[2] - 0.42 * math.cos(angle - 0.5 * bend)),
-        )
+        shin = angle - 0.5 * bend
+        foot = (knee[0] + 0.42 * math.sin(shin), y, max(0.06, knee[2] - 0.42 * math.cos(shin)))
         parts += _limb((0, y, hip), knee, foot, 0.155 * look.build, look.skin if look.skirt else look.legs)
         parts.append(box((0.26, 0.10, 0.09), (foot[0] + 0.05, y, foot[2] - 0.015), look.shoes))
         arm = -0.8 * angle
         elbow = (0.29 * math.sin(arm), side * (wide + 0.06), shoulder - 0.29 * math.cos(arm))
-        hand = (
-            elbow[0] + 0.26 * math.sin(arm + 0.4),
-            side * (wide + 0.07),
-            elbow[2] - 0.26 * math.cos(arm + 0.4),
-        )
+        x, z = elbow[0] + 0.26 * math.sin(arm + 0.4), elbow[2] - 0.26 * math.cos(arm + 0.4)
+        hand = (x, side * (wide + 0.07), z)
         parts += _limb((0, side * (wide + 0.02), shoulder), elbow, hand, 0.105 * look.build, look.top)
         parts.append(box((0.08, 0.06, 0.10), (hand[0], hand[1], hand[2] - 0.03), look.skin))
-    torso = box((0.20 * look.build, 2.0 * wide, 0.58), (0, 0, 1.18), look.top, Pattern.CLOTH)
-    parts.append(torso)
+    parts.append(box((0.20 * look.build, 2.0 * wide, 0.58), (0, 0, 1.18), look.top, Pattern.CLOTH))
     parts.append(box((0.2 * look.build, 1.7 * wide, 0.07), (0, 0, 1.49), look.top, Pattern.CLOTH, top=0.45))
     parts.append(cylinder(0.05, 0.1, (0.01, 0, 1.54), color=look.skin, segments=5, caps=False))
     if look.skirt or look.coat:
         color = look.legs if look.skirt else look.top
-        hem = box((0.34, 2.2 * wide, 0.42), (0, 0, 0.74), color, Pattern.CLOTH, top=(0.62, 0.85))
-        parts.append(hem)
+        parts.append(box((0.34, 2.2 * wide, 0.42), (0, 0, 0.74), color, Pattern.CLOTH, top=(0.62, 0.85)))
     if look.bag is not None:
         parts.append(box((0.16, 0.28, 0.40), (-0.17, 0, 1.25), look.bag, Pattern.CLOTH))
     return merge(parts + _head(look, 0.02, 1.67))
 
 
-def _seated(
-    look: Look,
-    seat: tuple[float, float],
-    bar: tuple[float, float],
-    pedal: tuple[float, float],
-    top: float,
-    helmet: Color | None,
-) -> list[Mesh]:
+def _seated(look: Look, seat: Spot, bar: Spot, pedal: Spot, top: float, helmet: Color | None) -> list[Mesh]:
     """A rider: hips at ``seat``, hands at ``bar``, feet at ``pedal`` (x, z), head up to ``top``."""
     hip_x, hip_z = seat
     head_z = top - 0.16
@@ -163,94 +129,40 @@ def motorcycle(
     parts = [cylinder(wheel, 0.14, (x, 0, wheel), "y", TYRE, segments=12) for x in (front, rear)]
     for x in (front, rear):
         for side in (-1, 1):
-            hub = [
-                (x + 0.6 * wheel * math.cos(t), side * 0.073, wheel + 0.6 * wheel * math.sin(t))
-                for t in np.linspace(0, 5.5, 8)
-            ]
+            hub = arc((x, side * 0.073, wheel), 0.6 * wheel, 0, 5.5, 8)
             parts.append(panel(hub, (0, side, 0), METAL, gloss=0.3))
     middle = (front + rear) / 2
     if rng.random() < 0.35:  # scooter: leg shield and a closed tail
+        shield = (0.08, 0.40, 0.45 * base), (front - 0.85 * wheel, 0, 0.62 * base)
+        tail = (0.36 * length, 0.30, 0.36 * base), (rear + 0.25 * wheel, 0, 0.48 * base)
         parts.append(box((0.45 * length, 0.32, 0.10), (middle, 0, wheel), color, gloss=0.4))
-        parts.append(
-            box((0.08, 0.40, 0.45 * base), (front - 0.85 * wheel, 0, 0.62 * base), color, gloss=0.4, top=0.8)
-        )
-        parts.append(
-            box(
-                (0.36 * length, 0.30, 0.36 * base),
-                (rear + 0.25 * wheel, 0, 0.48 * base),
-                color,
-                gloss=0.4,
-                top=0.85,
-            )
-        )
+        parts += [box(*shield, color, gloss=0.4, top=0.8), box(*tail, color, gloss=0.4, top=0.85)]
     else:
-        parts.append(
-            box((0.30 * length, 0.28, 0.32 * base), (middle, 0, 0.38 * base), DARK, Pattern.PANELS, 0.3)
-        )
-        parts.append(
-            ellipsoid(
-                (0.17 * length, 0.15, 0.16 * base),
-                (middle + 0.07 * length, 0, 0.70 * base),
-                color,
-                gloss=0.6,
-                segments=8,
-            )
-        )
-        parts.append(
-            box((0.26 * length, 0.20, 0.10 * base), (rear + 0.3 * wheel, 0, 0.66 * base), color, gloss=0.5)
-        )
-        parts.append(
-            cylinder(
-                0.05,
-                0.4 * length,
-                (rear + 0.45 * wheel, -0.14, 0.26 * base),
-                "x",
-                METAL,
-                gloss=0.6,
-                segments=6,
-            )
-        )
+        engine = (0.30 * length, 0.28, 0.32 * base), (middle, 0, 0.38 * base)
+        tank = (0.17 * length, 0.15, 0.16 * base), (middle + 0.07 * length, 0, 0.70 * base)
+        tail = (0.26 * length, 0.20, 0.10 * base), (rear + 0.3 * wheel, 0, 0.66 * base)
+        exhaust = (rear + 0.45 * wheel, -0.14, 0.26 * base)
+        parts.append(box(*engine, DARK, Pattern.PANELS, 0.3))
+        parts += [ellipsoid(*tank, color, gloss=0.6, segments=8), box(*tail, color, gloss=0.5)]
+        parts.append(cylinder(0.05, 0.4 * length, exhaust, "x", METAL, gloss=0.6, segments=6))
     parts.append(box((0.34 * length, 0.24, 0.07), (middle - 0.16 * length, 0, seat), DARK))
     for side in (-1, 1):
-        parts.append(
-            strut(
-                (front, side * 0.09, wheel),
-                (front - 0.16 * length, side * 0.09, bar - 0.04),
-                0.05,
-                METAL,
-                gloss=0.5,
-            )
-        )
+        fork = (front, side * 0.09, wheel), (front - 0.16 * length, side * 0.09, bar - 0.04)
+        parts.append(strut(*fork, 0.05, METAL, gloss=0.5))
     handle = front - 0.17 * length
     parts.append(strut((handle, -width / 2, bar), (handle, width / 2, bar), 0.045, DARK))
     parts.append(ellipsoid((0.08, 0.10, 0.09), (handle + 0.12, 0, 0.82 * base), color, segments=6))
-    parts.append(
-        panel(
-            [
-                (handle + 0.205, 0.08 * math.cos(t), 0.82 * base + 0.08 * math.sin(t))
-                for t in np.linspace(0, 5.2, 6)
-            ],
-            (1, 0, 0),
-            HEADLAMP,
-            pattern=Pattern.LAMP,
-        )
-    )
+    lamp = arc((handle + 0.205, 0, 0.82 * base), 0.08, 0, 5.2, 6, "x")
+    parts.append(panel(lamp, (1, 0, 0), HEADLAMP, pattern=Pattern.LAMP))
     parts.append(box((0.05, 0.14, 0.07), (rear - 0.35 * wheel, 0, 0.62 * base), TAILLAMP, Pattern.LAMP))
     for side in (-1, 1):
-        parts.append(
-            strut((handle, side * 0.3 * width, bar), (handle - 0.03, side * 0.40 * width, base), 0.02, DARK)
-        )
-        parts.append(box((0.03, 0.12, 0.08), (handle - 0.03, side * 0.40 * width, base - 0.04), DARK))
+        x, y = handle - 0.03, side * 0.40 * width
+        parts.append(strut((handle, side * 0.3 * width, bar), (x, y, base), 0.02, DARK))
+        parts.append(box((0.03, 0.12, 0.08), (x, y, base - 0.04), DARK))
     if rider:
-        look = draw_look(rng, palette)
-        parts += _seated(
-            look,
-            (middle - 0.15 * length, seat + 0.08),
-            (handle, bar + 0.02),
-            (middle, 0.28 * base),
-            height,
-            palette.paint(rng),
-        )
+        look, hips = draw_look(rng, palette), (middle - 0.15 * length, seat + 0.08)
+        hands, feet = (handle, bar + 0.02), (middle, 0.28 * base)
+        parts += _seated(look, hips, hands, feet, height, palette.paint(rng))
     return merge(parts)
 
 
@@ -266,7 +178,8 @@ def bicycle(
     crank = ((front + rear) / 2 - 0.03 * length, 0.30 * base)
     saddle = (crank[0] - 0.11 * length, seat_z)
     head = (front - 0.13 * length, bar_z)
-    tube = 0.045
+    joint = (head[0] + 0.012 * length, 0.80 * base)
+    stay = (crank[0] - 0.085 * length, 0.72 * base)
     parts: list[Mesh] = []
     for x in (front, rear):
         parts.append(ring(wheel, 0.84 * wheel, 0.05, (x, 0, wheel), TYRE))
@@ -274,35 +187,27 @@ def bicycle(
             angle = math.pi * k / 3 + 0.3
             dx, dz = 0.9 * wheel * math.cos(angle), 0.9 * wheel * math.sin(angle)
             parts.append(strut((x - dx, 0, wheel - dz), (x + dx, 0, wheel + dz), 0.012, METAL))
-    joint = (head[0] + 0.012 * length, 0.80 * base)
-
-    def tube_between(p: tuple[float, float], q: tuple[float, float], thick: float = tube) -> Mesh:
-        return strut((p[0], 0, p[1]), (q[0], 0, q[1]), thick, color, gloss=0.4)
-
-    parts.append(tube_between(crank, saddle))
-    parts.append(tube_between(crank, joint, 1.2 * tube))
-    parts.append(tube_between((crank[0] - 0.085 * length, 0.72 * base), joint))
-    parts.append(tube_between(crank, (rear, wheel)))
-    parts.append(tube_between((crank[0] - 0.085 * length, 0.72 * base), (rear, wheel), 0.8 * tube))
-    parts.append(tube_between((front, wheel), head))
+    tube, axle = 0.045, (rear, wheel)
+    for (x0, z0), (x1, z1), thick in (
+        *((crank, saddle, tube), (crank, joint, 1.2 * tube), (stay, joint, tube)),
+        *((crank, axle, tube), (stay, axle, 0.8 * tube), ((front, wheel), head, tube)),
+    ):
+        parts.append(strut((x0, 0, z0), (x1, 0, z1), thick, color, gloss=0.4))
     parts.append(strut((head[0], -width / 2, bar_z), (head[0], width / 2, bar_z), 0.04, DARK))
     parts.append(box((0.26, 0.14, 0.05), (saddle[0], 0, base - 0.025 if not rider else seat_z + 0.02), DARK))
     parts.append(cylinder(0.10, 0.03, (crank[0], 0, crank[1]), "y", METAL, segments=8))
     if rng.random() < 0.35:
-        parts.append(
-            box((0.30, 0.34, 0.22), (head[0] + 0.17, 0, bar_z - 0.16), palette.paint(rng), Pattern.PLANKS)
-        )
+        basket = (0.30, 0.34, 0.22), (head[0] + 0.17, 0, bar_z - 0.16)
+        parts.append(box(*basket, palette.paint(rng), Pattern.PLANKS))
     if rng.random() < 0.5:
         parts.append(box((0.34, 0.12, 0.03), (rear - 0.02, 0, 2 * wheel + 0.05), DARK))
     if rider:
         look = draw_look(rng, palette)
         helmet = palette.paint(rng) if rng.random() < 0.5 else None
-        parts += _seated(
-            look,
+        hips, hands, feet = (
             (saddle[0], seat_z + 0.08),
             (head[0], bar_z + 0.03),
             (crank[0] + 0.02, 0.16 * base),
-            height,
-            helmet,
         )
+        parts += _seated(look, hips, hands, feet, height, helmet)
     return merge(parts)

@@ -9,33 +9,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bevnext_world.models.mesh import (
-    Color,
-    Mesh,
-    MeshError,
-    Pattern,
-    box,
-    cylinder,
-    ellipsoid,
-    merge,
-    panel,
-    prism,
-    strut,
-)
+from bevnext_world.models.mesh import Color, Mesh, MeshError, Pattern, merge
 from bevnext_world.models.palette import DARK, GLASS, METAL, Palette
+from bevnext_world.models.parts import flank
+from bevnext_world.models.solids import arc, box, cylinder, ellipsoid, panel, prism, strut
 
 _BARK: Color = (0.33, 0.27, 0.21)
 
 
-def _checked(name: str, *values: float) -> None:
-    if not all(np.isfinite(value) and value > 0 for value in values):
-        raise MeshError(f"a {name} needs sizes above 0, not {values}")
+def _sides(name: str, size: Sequence[float]) -> tuple[float, float, float]:
+    """Length, width and height. Raises MeshError: one of them is not above 0."""
+    if not all(np.isfinite(value) and value > 0 for value in size):
+        raise MeshError(f"a {name} needs sizes above 0, not {tuple(size)}")
+    length, width, height = (float(value) for value in size)
+    return length, width, height
 
 
 def building(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
     """A house of length, width, height (x, y, z): windows, a roof, sometimes a set-back upper part."""
-    length, width, height = (float(value) for value in size)
-    _checked("building", length, width, height)
+    length, width, height = _sides("building", size)
     palette = palette or Palette()
     color, surface = palette.surface(rng)
     if rng.random() < 0.4:
@@ -46,63 +38,37 @@ def building(size: Sequence[float], rng: np.random.Generator, palette: Palette |
     if kind < 0.35 and height < 14 and min(length, width) < 25:  # gabled
         eaves = 0.72 * height
         parts = [box((length, width, eaves), (0, 0, eaves / 2), color, pattern)]
-        gable = prism(
-            [(-width / 2, eaves), (width / 2, eaves), (0, height)], length / 2, roof, Pattern.PLANKS
-        )
-        parts.append(
-            gable.rotated("z", np.pi / 2)
-            if length >= width
-            else gable.transformed(np.diag([length / width, width / length, 1, 1]))
-        )
+        outline = [(-width / 2, eaves), (width / 2, eaves), (0, height)]
+        gable = prism(outline, length / 2, roof, Pattern.PLANKS)
+        if length >= width:
+            parts.append(gable.turned(np.pi / 2))
+        else:
+            parts.append(gable.transformed(np.diag([length / width, width / length, 1, 1])))
     elif kind < 0.65 and height > 12:  # two blocks
         split = float(rng.uniform(0.5, 0.8)) * height
-        parts = [
-            box((length, width, split), (0, 0, split / 2), color, pattern),
-            box((0.75 * length, 0.75 * width, height - split), (0, 0, (height + split) / 2), color, pattern),
-        ]
+        upper = (0.75 * length, 0.75 * width, height - split)
+        parts = [box((length, width, split), (0, 0, split / 2), color, pattern)]
+        parts.append(box(upper, (0, 0, (height + split) / 2), color, pattern))
     else:
         parts = [box((length, width, height - 0.5), (0, 0, (height - 0.5) / 2), color, pattern)]
         parts.append(box((length, width, 0.5), (0, 0, height - 0.25), roof, Pattern.NOISE))
         if min(length, width) > 6:
-            parts.append(
-                box(
-                    (2.5, 2.5, 0.01 + min(2.0, 0.2 * height)),
-                    (0.2 * length, 0.2 * width, height - 0.01),
-                    METAL,
-                    Pattern.RIBS,
-                )
-            )
-            parts[-1] = Mesh(
-                np.minimum(parts[-1].vertices, np.float32([1e9, 1e9, height])),
-                parts[-1].faces,
-                parts[-1].colors,
-                parts[-1].pattern,
-            )
+            deep = 0.01 + (0.01 + min(2.0, 0.2 * height)) / 2
+            hatch = (2.5, 2.5, deep), (0.2 * length, 0.2 * width, height - deep / 2)
+            parts.append(box(*hatch, METAL, Pattern.RIBS))
     if rng.random() < 0.6 and height > 5:  # shop fronts on the ground floor, on all sides
         for axis, extent, other in ((0, length, width), (1, width, length)):
             for side in (-1.0, 1.0):
                 shop = palette.paint(rng)
                 at = side * (other / 2 + 0.03)
-                band = [
-                    (-extent / 2, at, 2.9),
-                    (extent / 2, at, 2.9),
-                    (extent / 2, at, 3.6),
-                    (-extent / 2, at, 3.6),
-                ]
+                band = flank(at, (-extent / 2, extent / 2), (2.9, 3.6))
                 pieces = [panel(band, (0, side, 0), shop, Pattern.BLOTCH)]
                 count = max(1, int(extent / 4.5))
                 for k in range(count):
-                    x = -extent / 2 + extent * (k + 0.5) / count
-                    half = 0.36 * extent / count
-                    pane = [
-                        (x - half, at, 0.5),
-                        (x + half, at, 0.5),
-                        (x + half, at, 2.7),
-                        (x - half, at, 2.7),
-                    ]
+                    x, half = -extent / 2 + extent * (k + 0.5) / count, 0.36 * extent / count
+                    pane = flank(at, (x - half, x + half), (0.5, 2.7))
                     pieces.append(panel(pane, (0, side, 0), GLASS, gloss=0.8))
-                for piece in pieces:
-                    parts.append(piece if axis == 0 else piece.rotated("z", -np.pi / 2))
+                parts += pieces if axis == 0 else [piece.turned(-np.pi / 2) for piece in pieces]
     return merge(parts)
 
 
@@ -120,62 +86,35 @@ def _blob(
 
 def tree(height: float, rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
     """A broad-leaved tree, a conifer or (rarely) a bare one."""
-    _checked("tree", height)
+    _sides("tree", (1.0, 1.0, height))
     palette = palette or Palette()
     leaves = palette.leaves(rng)
     radius = max(0.06, 0.022 * height)
     kind = rng.random()
     if kind < 0.2:  # conifer
-        parts = [
-            cylinder(
-                radius,
-                0.25 * height,
-                (0, 0, 0.125 * height),
-                color=_BARK,
-                pattern=Pattern.BARK,
-                segments=6,
-                caps=False,
-            )
-        ]
+        foot = radius, 0.25 * height, (0, 0, 0.125 * height)
+        parts = [cylinder(*foot, color=_BARK, pattern=Pattern.BARK, segments=6, caps=False)]
         dark = (0.75 * leaves[0], 0.75 * leaves[1], 0.75 * leaves[2])
         for k in range(3):
             low, high = (0.15 + 0.25 * k) * height, (0.55 + 0.225 * k) * height
             wide = (0.22 - 0.055 * k) * height
-            parts.append(
-                cylinder(
-                    wide,
-                    high - low,
-                    (0, 0, (low + high) / 2),
-                    color=dark,
-                    pattern=Pattern.FOLIAGE,
-                    segments=9,
-                    end_radius=0.05 * wide,
-                )
+            cone = cylinder(
+                *(wide, high - low, (0, 0, (low + high) / 2), "z", dark, Pattern.FOLIAGE),
+                segments=9,
+                end_radius=0.05 * wide,
             )
+            parts.append(cone)
         return merge(parts)
     crown = float(rng.uniform(0.35, 0.48)) * height
     trunk = height - crown
-    parts = [
-        cylinder(
-            radius,
-            trunk + 0.3 * crown,
-            (0, 0, (trunk + 0.3 * crown) / 2),
-            color=_BARK,
-            pattern=Pattern.BARK,
-            segments=7,
-            end_radius=0.7 * radius,
-            caps=False,
-        )
-    ]
+    stem = radius, trunk + 0.3 * crown, (0, 0, (trunk + 0.3 * crown) / 2), "z", _BARK, Pattern.BARK
+    parts = [cylinder(*stem, segments=7, end_radius=0.7 * radius, caps=False)]
     if kind > 0.93:
         for k in range(6):
             angle = 2 * np.pi * (k + rng.random()) / 6
             start = (0.0, 0.0, trunk * float(rng.uniform(0.8, 1.2)))
-            end = (
-                0.3 * crown * np.cos(angle),
-                0.3 * crown * np.sin(angle),
-                height * float(rng.uniform(0.85, 1.0)),
-            )
+            out, top = 0.3 * crown, height * float(rng.uniform(0.85, 1.0))
+            end = (out * np.cos(angle), out * np.sin(angle), top)
             parts.append(strut(start, end, 1.0 * radius, _BARK, Pattern.BARK, taper=0.3))
         return merge(parts)
     wide = float(rng.uniform(0.24, 0.34)) * height
@@ -190,25 +129,14 @@ def tree(height: float, rng: np.random.Generator, palette: Palette | None = None
 
 def bush(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
     """A bush or, where one side is much longer, a hedge of length, width, height."""
-    length, width, height = (float(value) for value in size)
-    _checked("bush", length, width, height)
+    length, width, height = _sides("bush", size)
     leaves = (palette or Palette()).leaves(rng)
     if max(length, width) > 2.5 * min(length, width):
         return box((length, width, height), (0, 0, height / 2), leaves, Pattern.FOLIAGE, top=0.95)
     parts = []
-    for k in range(3):
-        x, y = ((0.0, 0.0), (0.2, 0.15), (-0.2, -0.12))[k]
-        scale = (0.5, 0.32, 0.34)[k]
-        parts.append(
-            _blob(
-                (scale * length, scale * width, 0.5 * height),
-                (x * length, y * width, 0.42 * height),
-                leaves,
-                rng,
-                6,
-                4,
-            )
-        )
+    for x, y, scale in ((0.0, 0.0, 0.5), (0.2, 0.15, 0.32), (-0.2, -0.12, 0.34)):
+        radii, center = (scale * length, scale * width, 0.5 * height), (x * length, y * width, 0.42 * height)
+        parts.append(_blob(radii, center, leaves, rng, 6, 4))
     return merge(parts)
 
 
@@ -222,21 +150,14 @@ def pole(
         rng: draws colours and, where ``kind`` is None, the kind.
         kind: ``"lamp"``, ``"sign"`` or ``"signal"``.
     """
-    _checked("pole", height)
+    _sides("pole", (1.0, 1.0, height))
     palette = palette or Palette()
     kind = kind or ("lamp" if height > 4.5 else str(rng.choice(["sign", "sign", "signal"])))
     shade = float(rng.uniform(0.25, 0.65))
     grey = (shade, shade, shade)
     radius = 0.02 * height if kind == "lamp" else 0.045
-    mast = cylinder(
-        max(0.04, min(radius, 0.14)),
-        height,
-        (0, 0, height / 2),
-        color=grey,
-        segments=7,
-        end_radius=max(0.035, 0.5 * radius),
-    )
-    parts = [mast]
+    mast = max(0.04, min(radius, 0.14)), height, (0, 0, height / 2)
+    parts = [cylinder(*mast, color=grey, segments=7, end_radius=max(0.035, 0.5 * radius))]
     if kind == "lamp":
         reach = float(rng.uniform(0.8, 2.0))
         parts.append(strut((0, 0, height - 0.1), (reach, 0, height + 0.15), 0.07, grey))
@@ -244,8 +165,7 @@ def pole(
     elif kind == "signal":
         parts.append(box((0.22, 0.30, 0.9), (0.12, 0, height - 0.45), DARK))
         for k, color in enumerate(((0.15, 0.75, 0.35), (0.45, 0.33, 0.08), (0.45, 0.07, 0.06))):
-            z = height - 0.73 + 0.28 * k
-            disc = [(0.235, 0.1 * np.cos(t), z + 0.1 * np.sin(t)) for t in np.linspace(0, 5.2, 6)]
+            disc = arc((0.235, 0, height - 0.73 + 0.28 * k), 0.1, 0, 5.2, 6, "x")
             parts.append(panel(disc, (1, 0, 0), color, Pattern.LAMP))
     else:
         color = palette.paint(rng)
@@ -253,14 +173,7 @@ def pole(
         sides = int(rng.choice([3, 4, 8, 12]))
         turn = np.pi / 4 if sides == 4 else np.pi / 2
         for scale, paint, gap in ((0.38, color, 0.0), (0.29, (0.88, 0.88, 0.86), 0.01)):
-            front = [
-                (
-                    x + gap,
-                    scale * np.cos(turn + 2 * np.pi * i / sides),
-                    z + scale * np.sin(turn + 2 * np.pi * i / sides),
-                )
-                for i in range(sides)
-            ]
+            front = arc((x + gap, 0, z), scale, turn, turn + 2 * np.pi * (1 - 1 / sides), sides, "x")
             parts.append(panel(front, (1, 0, 0), paint))
         parts.append(panel([(x - 0.005, p, q) for _, p, q in front], (-1, 0, 0), METAL))
     return merge(parts)
@@ -268,36 +181,24 @@ def pole(
 
 def box_clutter(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
     """Something that nobody annotates: a crate, a bin, a container, a bollard, a stack of pallets."""
-    length, width, height = (float(value) for value in size)
-    _checked("box", length, width, height)
+    length, width, height = _sides("box", size)
     palette = palette or Palette()
     color, pattern = palette.surface(rng)
     kind = rng.random()
     if kind < 0.3:  # bin with a lid
-        return merge(
-            [
-                box((0.9 * length, 0.9 * width, 0.85 * height), (0, 0, 0.425 * height), color, pattern),
-                box((length, width, 0.15 * height), (0, 0, 0.925 * height), palette.paint(rng), top=0.9),
-            ]
-        )
+        body = box((0.9 * length, 0.9 * width, 0.85 * height), (0, 0, 0.425 * height), color, pattern)
+        lid = box((length, width, 0.15 * height), (0, 0, 0.925 * height), palette.paint(rng), top=0.9)
+        return merge([body, lid])
     if kind < 0.45:
         banded = Pattern.BANDS if rng.random() < 0.5 else pattern
         drum = cylinder(0.5, height, (0, 0, height / 2), color=color, pattern=banded, segments=10)
         return drum.transformed(np.diag([length, width, 1.0, 1.0]))
     if kind < 0.6:  # stack
-        parts, z = [], 0.0
+        parts, step = [], height / 3
         for k in range(3):
-            step = height / 3
             wide = float(rng.uniform(0.75, 1.0)) if k else 1.0
-            parts.append(
-                box(
-                    (wide * length, wide * width, 0.95 * step),
-                    (0, 0, z + 0.475 * step),
-                    palette.paint(rng),
-                    Pattern.PLANKS,
-                )
-            )
-            z += step
+            size, place = (wide * length, wide * width, 0.95 * step), (0, 0, k * step + 0.475 * step)
+            parts.append(box(size, place, palette.paint(rng), Pattern.PLANKS))
         return merge(parts)
     if kind < 0.7:
         pattern = Pattern.HAZARD
@@ -306,21 +207,17 @@ def box_clutter(size: Sequence[float], rng: np.random.Generator, palette: Palett
 
 def wall(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
     """A wall of length, width (thickness), height."""
-    length, width, height = (float(value) for value in size)
-    _checked("wall", length, width, height)
+    length, width, height = _sides("wall", size)
     color, pattern = (palette or Palette()).surface(rng)
     pattern = Pattern.BRICK if rng.random() < 0.4 else pattern
-    parts = [box((length, width, 0.92 * height), (0, 0, 0.46 * height), color, pattern)]
-    parts.append(
-        box((length, 1.2 * width, 0.08 * height), (0, 0, 0.96 * height), (0.6, 0.59, 0.57), Pattern.NOISE)
-    )
-    return merge(parts)
+    body = box((length, width, 0.92 * height), (0, 0, 0.46 * height), color, pattern)
+    coping = (length, 1.2 * width, 0.08 * height), (0, 0, 0.96 * height)
+    return merge([body, box(*coping, (0.6, 0.59, 0.57), Pattern.NOISE)])
 
 
 def fence(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
     """A fence of length, width (thickness), height: posts and rails that one sees through."""
-    length, width, height = (float(value) for value in size)
-    _checked("fence", length, width, height)
+    length, width, height = _sides("fence", size)
     color = (palette or Palette()).paint(rng)
     count = max(2, round(length / 2.0) + 1)
     parts = [

@@ -12,10 +12,11 @@ from bevnext_world.models import scenery as scenery_models
 from bevnext_world.models.all_classes import build_object
 from bevnext_world.models.palette import Palette
 from bevnext_world.recording.rig import LIDAR_RANGE, Camera, Rig, turned
-from bevnext_world.renderer.renderer import Ground, Instance, Light, Renderer
+from bevnext_world.renderer.renderer import Renderer
+from bevnext_world.renderer.scene import Ground, Instance, Light
 from bevnext_world.streets.actors import TIMES
 from bevnext_world.streets.ground_paint import ALBEDO_RESOLUTION
-from bevnext_world.streets.layout import SceneryItem
+from bevnext_world.streets.placing import SceneryItem
 from bevnext_world.streets.scenario import Scenario
 
 JPEG_QUALITY = 90

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bevnext_world.streets.roads import Path
+from bevnext_world.streets.paths import Path
 
 RATE = 50
 """Samples of a track per second."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from bevnext_world.streets.roads import Junction, Path, Road, RoadNetwork
+from bevnext_world.streets.paths import Path
+from bevnext_world.streets.roads import Junction, Road, RoadNetwork
 
 ALBEDO_RESOLUTION = 0.1
 """Metres per pixel of the picture."""

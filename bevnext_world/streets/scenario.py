@@ -11,8 +11,10 @@ import numpy as np
 
 from bevnext_world.streets.actors import Actor, footprints
 from bevnext_world.streets.ground_paint import LANE, Site, mark_roads, paint
-from bevnext_world.streets.layout import SceneryItem, build_layout
+from bevnext_world.streets.lots import add_background, add_lots
+from bevnext_world.streets.placing import Placer, SceneryItem
 from bevnext_world.streets.roads import RoadNetwork, build_network
+from bevnext_world.streets.roadside import add_construction, add_furniture, add_parked
 from bevnext_world.streets.traffic import Ego, Traffic, draw_ego
 
 KEY_FRAMES = 20
@@ -57,7 +59,9 @@ def build_scenario(seed: np.random.SeedSequence, painted: bool = True) -> Scenar
     mark_roads(site, network)
     for outline in footprints(ego.body[::5], (4.1, 1.8, 1.5), 0.4):
         site.mark(outline, LANE)
-    layout = build_layout(network, site, body[::10], float(places.uniform(0.75, 1.1)), places)
+    layout = Placer(network, site, body[::10], float(places.uniform(0.75, 1.1)), places)
+    for add in (add_construction, add_parked, add_lots, add_furniture, add_background):
+        add(layout)
     movers = Traffic(network, site, ego, traffic)
     movers.vehicles(int(traffic.integers(22, 32)))
     movers.people(int(traffic.integers(12, 22)), int(traffic.integers(4, 8)), int(traffic.integers(2, 6)))

@@ -22,7 +22,8 @@ from bevnext_world.streets.actors import (
     overlapping,
 )
 from bevnext_world.streets.ground_paint import TAKEN, Site
-from bevnext_world.streets.roads import MAIN_BEFORE, Path, RoadNetwork, Route, overtaking
+from bevnext_world.streets.paths import Path
+from bevnext_world.streets.roads import MAIN_BEFORE, RoadNetwork, Route, overtaking
 
 EGO_SIZE = (4.1, 1.8, 1.55)
 EGO_TOP_SPEED = 15.0

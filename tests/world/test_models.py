@@ -8,7 +8,8 @@ from bevnext_world.models import scenery as scenery_models
 from bevnext_world.models.all_classes import PHASES, build_object
 from bevnext_world.models.mesh import MeshError, Pattern
 from bevnext_world.models.palette import Palette
-from bevnext_world.renderer.renderer import Ground, Instance, Light, Renderer
+from bevnext_world.renderer.renderer import Renderer
+from bevnext_world.renderer.scene import Ground, Instance, Light
 
 SIZES = {
     "car": (4.6, 1.95, 1.7),

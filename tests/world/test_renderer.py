@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from bevnext_world.models.mesh import Mesh, MeshError, box, cylinder, ellipsoid, merge
-from bevnext_world.renderer.renderer import Ground, Instance, Light, Renderer, RenderError
+from bevnext_world.models.mesh import Mesh, MeshError, merge
+from bevnext_world.models.solids import box, cylinder, ellipsoid
+from bevnext_world.renderer.renderer import Renderer
+from bevnext_world.renderer.scene import Ground, Instance, Light, RenderError
 
 K = np.array([[110.0, 0.0, 79.5], [0.0, 120.0, 49.5], [0.0, 0.0, 1.0]])
 WIDTH, HEIGHT = 160, 100

@@ -29,7 +29,7 @@ from bevnext_world.streets.actors import (
     overlapping,
 )
 from bevnext_world.streets.ground_paint import LANE, SIDEWALK, STRIP
-from bevnext_world.streets.roads import Path, joined
+from bevnext_world.streets.paths import Path, joined
 from bevnext_world.streets.scenario import Scenario, build_scenario
 from bevnext_world.streets.traffic import EGO_SIZE, EGO_TOP_SPEED
 
