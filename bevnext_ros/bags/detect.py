@@ -126,7 +126,6 @@ def detect_bag(
     *,
     pictures: bool = True,
     picture_threshold: float = 0.3,
-    storage: str = "mcap",
 ) -> BagSummary:
     """Run the detector over a bag; write a bag with its detections and pictures.
 
@@ -146,7 +145,7 @@ def detect_bag(
     output_frame = options.output_frame or options.base_frame
     stamps: list[int] = []
     detector.reset("new bag")
-    with BagReader(bag_path) as bag, BagWriter(out / "detections", storage) as writer:
+    with BagReader(bag_path) as bag, BagWriter(out / "detections") as writer:
         total = bag.counts.get(
             "/" + next(c.image_topic for c in stream.cameras if c.name == stream.anchor).lstrip("/")
         )

@@ -20,7 +20,7 @@ import numpy as np
 from bevnext_core.classes import CAMERAS
 from bevnext_core.errors import BevnextError, DatasetError, one_line
 from bevnext_core.geometry import rigid
-from bevnext_ros.bags.writer import STORAGES, BagError, BagWriter
+from bevnext_ros.bags.writer import FORMS, STORAGES, BagError, BagWriter
 from bevnext_ros.messages.conversions import (
     make_camera_info,
     make_cloud,
@@ -64,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder that gets one bag per scene, DIR/NAME"
     )
-    parser.add_argument("--storage", choices=STORAGES, default="mcap", help="default: %(default)s")
+    parser.add_argument(
+        "--ros-distro", choices=FORMS, default="any", help="who shall play the bags (default: all of these)"
+    )
+    parser.add_argument("--storage", choices=STORAGES, help="default: what --ros-distro plays by itself")
     parser.add_argument(
         "--sweeps", action="store_true", help="every camera image (12 Hz), not only key frames"
     )
@@ -91,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
             tables,
             scene,
             Path(args.out) / scene,
-            storage=args.storage,
+            distro=args.ros_distro,
+            storage=args.storage or "",
             sweeps=args.sweeps,
             lidar=args.lidar,
             ground_truth=args.ground_truth,
@@ -120,7 +124,8 @@ def convert_scene(
     scene: str,
     path: str | Path,
     *,
-    storage: str = "mcap",
+    distro: str = "any",
+    storage: str = "",
     sweeps: bool = False,
     lidar: bool = False,
     ground_truth: bool = False,
@@ -129,6 +134,7 @@ def convert_scene(
 
     Args:
         tables: ``nuscenes.NuScenes``. path: the bag's folder, which must not exist.
+        distro, storage: as of :class:`BagWriter`.
 
     Raises:
         DatasetError: a file of the scene is missing or damaged. BagError: the bag cannot be written.
@@ -142,7 +148,7 @@ def convert_scene(
     if not chosen:
         raise DatasetError(f"scene '{scene}' has no camera images")
     result = Conversion(Path(path))
-    with BagWriter(path, storage) as bag:
+    with BagWriter(path, distro, storage) as bag:
         bag_scene = _SceneWriter(tables, bag, result)
         bag_scene.write_static(rows)
         # at one stamp: the pose first, then what was seen from there

@@ -5,13 +5,32 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from bevnext_core.errors import BevnextError, one_line
 from bevnext_ros.bags.types import make_typestore
 from bevnext_ros.messages.factory import RosbagsFactory
 
 STORAGES = ("mcap", "sqlite3")
+
+
+class BagForm(NamedTuple):
+    """Version of a bag's metadata.yaml, and the storage that a distribution plays without a further package."""
+
+    version: Literal[8, 9]
+    storage: str
+
+
+_STRING_QOS, _SEQUENCE_QOS = BagForm(8, "sqlite3"), BagForm(9, "mcap")
+FORMS = {
+    "any": _STRING_QOS,
+    "humble": _STRING_QOS,
+    "jazzy": _SEQUENCE_QOS,
+    "kilted": _SEQUENCE_QOS,
+    "rolling": _SEQUENCE_QOS,
+}
+"""What each distribution writes itself; ``any`` is a form that all of them play. Until version 8 metadata.yaml holds
+QoS profiles as a string, which every version of rosbag2 reads; from 9 on as a sequence, which Humble cannot parse."""
 
 
 class BagError(BevnextError):
@@ -24,15 +43,18 @@ class BagWriter:
     Written beside ``path`` and moved there at the end; after an error nothing remains.
 
     Args:
-        path: the bag's folder; must not exist. storage: ``mcap`` or ``sqlite3``.
+        path: the bag's folder; must not exist. distro: who shall play it, a key of :data:`FORMS`.
+        storage: ``mcap`` or ``sqlite3``; empty for that of the distribution.
 
     Raises:
-        BagError: the folder exists, cannot be created, or the storage is unknown.
+        BagError: the folder exists, cannot be created, or the distribution or storage is unknown.
     """
 
-    def __init__(self, path: str | Path, storage: str = "mcap") -> None:
+    def __init__(self, path: str | Path, distro: str = "any", storage: str = "") -> None:
         self.path = Path(path)
-        if storage not in STORAGES:
+        if distro not in FORMS:
+            raise BagError(f"the ROS distribution must be one of {', '.join(FORMS)}, got '{distro}'")
+        if storage and storage not in STORAGES:
             raise BagError(f"the storage must be {' or '.join(STORAGES)}, got '{storage}'")
         if self.path.exists():
             raise BagError(
@@ -41,7 +63,7 @@ class BagWriter:
         self.typestore = make_typestore()
         self.factory = RosbagsFactory(self.typestore)
         self.counts: dict[str, int] = {}
-        self._storage = storage
+        self._form = BagForm(FORMS[distro].version, storage or FORMS[distro].storage)
         self._connections: dict[str, Any] = {}
         self._folder: Path | None = None
         self._writer: Any = None
@@ -54,9 +76,12 @@ class BagWriter:
             self._folder = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=f".{self.path.name}-"))
         except OSError as error:
             raise BagError(f"{self.path} cannot be created: {one_line(error)}") from None
-        plugin = StoragePlugin.MCAP if self._storage == "mcap" else StoragePlugin.SQLITE3
         # the storage file is named after the folder, so the folder has its final name inside a temporary one
-        self._writer = Writer(self._folder / self.path.name, version=9, storage_plugin=plugin)
+        self._writer = Writer(
+            self._folder / self.path.name,
+            version=self._form.version,
+            storage_plugin=StoragePlugin[self._form.storage.upper()],
+        )
         self._writer.open()
         return self
 

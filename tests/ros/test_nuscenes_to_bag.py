@@ -189,12 +189,14 @@ def test_damaged_and_missing_bags_are_errors(tmp_path, synthetic):
     with pytest.raises(BagError, match="cannot be read"), BagReader(tmp_path / "empty"):
         pass
     convert_scene(synthetic, "scene-0103", tmp_path / "bag")
-    file = next((tmp_path / "bag").glob("*.mcap"))
+    file = next((tmp_path / "bag").glob("*.db3"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(BagError), BagReader(tmp_path / "bag") as bag:
         list(bag.messages())
     with pytest.raises(BagError, match="mcap or sqlite3"):
-        BagWriter(tmp_path / "other", "zip")
+        BagWriter(tmp_path / "other", storage="zip")
+    with pytest.raises(BagError, match=r"one of any, humble, .*got 'noetic'"):
+        BagWriter(tmp_path / "other", "noetic")
 
 
 @pytest.mark.sample
