@@ -48,12 +48,19 @@ Scratch<T> scratch(int64_t count) {
     return Scratch<T>(static_cast<T*>(memory));
 }
 
-// Calls work(task, worker) for task in 0 .. tasks-1, on this thread and up to threads-1 more.
+// Calls work(task, worker) for task in 0 .. tasks-1, on this thread and up to threads-1 more. When a call throws,
+// no further task begins, and once all threads have ended this throws std::bad_alloc: an exception that left a
+// thread, or this one while others still run, would end the process.
 template <typename Work>
 void share(int64_t tasks, int threads, Work work) {
     std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
     auto run = [&](int worker) {
-        for (int64_t task = next++; task < tasks; task = next++) work(task, worker);
+        try {
+            for (int64_t task = next++; task < tasks && !failed; task = next++) work(task, worker);
+        } catch (...) {
+            failed = true;
+        }
     };
     std::vector<std::thread> others;
     for (int worker = 1; worker < std::min<int64_t>(threads, tasks); ++worker) {
@@ -65,6 +72,7 @@ void share(int64_t tasks, int threads, Work work) {
     }
     run(0);
     for (auto& thread : others) thread.join();
+    if (failed) throw std::bad_alloc();
 }
 
 // Runs what a C interface exports: 0, or 1 when memory ran out.

@@ -10,41 +10,16 @@
 #include <type_traits>
 
 #include "../parallel.h"
-
-// Vectors wider than the processor's are split; how one would be passed to another library plays no part.
-#pragma GCC diagnostic ignored "-Wpsabi"
+#include "../vectors.h"
 
 namespace {
 
-// One vector of channels; the compiler splits it where the processor's registers are narrower.
-constexpr int kBytes = 64;
-template <typename T>
-constexpr int kLanes = kBytes / static_cast<int>(sizeof(T));
-template <typename T>
-struct VecOf {
-    typedef T type __attribute__((vector_size(kBytes)));
-};
-template <typename T>
-using Vec = typename VecOf<T>::type;
-
-// How many of them fit into the registers: once for the forward sum, twice for the backward pass.
+// How many vectors of channels fit into the registers: once for the forward sum, twice for the backward pass.
 #if defined(__AVX512F__)
 constexpr int kForwardVectors = 10, kBackwardVectors = 10;
 #else
 constexpr int kForwardVectors = 5, kBackwardVectors = 2;
 #endif
-
-template <typename T>
-inline Vec<T> load(const T* from) {
-    Vec<T> value;
-    std::memcpy(&value, from, kBytes);
-    return value;
-}
-
-template <typename T>
-inline void store(T* to, Vec<T> value) {
-    std::memcpy(to, &value, kBytes);
-}
 
 template <typename T>
 inline T sum_lanes(Vec<T> value) {

@@ -12,46 +12,18 @@
 // the number of threads. All functions return 0, or 1 when memory ran out.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
-#include <thread>
 #include <vector>
 
-// Vectors wider than the processor's are split; how one would be passed to another library plays no part.
-#pragma GCC diagnostic ignored "-Wpsabi"
+#include "../parallel.h"
+#include "../vectors.h"
 
 namespace {
 
-constexpr int kBytes = 64, kTaps = 9, kCenter = 4;
-template <typename T>
-constexpr int kLanes = kBytes / static_cast<int>(sizeof(T));
-template <typename T>
-struct VecOf {
-    typedef T type __attribute__((vector_size(kBytes)));
-    typedef double wide __attribute__((vector_size(kBytes / sizeof(T) * sizeof(double))));
-};
-template <typename T>
-using Vec = typename VecOf<T>::type;
-template <typename T>
-using Wide = typename VecOf<T>::wide;
-
-template <typename T>
-inline Vec<T> load(const T* from) {
-    Vec<T> value;
-    std::memcpy(&value, from, kBytes);
-    return value;
-}
-
-template <typename T>
-inline void store(T* to, Vec<T> value) {
-    std::memcpy(to, &value, kBytes);
-}
+constexpr int kTaps = 9, kCenter = 4;
 
 template <typename T>
 inline Wide<T> widen(Vec<T> value) {
@@ -98,44 +70,11 @@ inline Vec<double> exponential(Vec<double> x) {
     return x;
 }
 
-struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-};
-template <typename T>
-using Scratch = std::unique_ptr<T[], Free>;
-
 template <typename T>
 Scratch<T> zeros(int64_t count) {
-    const size_t bytes = (std::max<size_t>(count * sizeof(T), 1) + kBytes - 1) / kBytes * kBytes;
-    void* memory = std::aligned_alloc(kBytes, bytes);
-    if (!memory) throw std::bad_alloc();
-    std::memset(memory, 0, bytes);
-    return Scratch<T>(static_cast<T*>(memory));
-}
-
-// Calls work(task, worker) for task in 0 .. tasks-1, on this thread and up to threads-1 more.
-template <typename Work>
-void share(int64_t tasks, int threads, Work work) {
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> failed{false};
-    auto run = [&](int worker) {
-        try {
-            for (int64_t task = next++; task < tasks && !failed; task = next++) work(task, worker);
-        } catch (...) {
-            failed = true;
-        }
-    };
-    std::vector<std::thread> others;
-    for (int worker = 1; worker < std::min<int64_t>(threads, tasks); ++worker) {
-        try {
-            others.emplace_back(run, worker);
-        } catch (...) {
-            break;  // no further thread to be had: the others do its part
-        }
-    }
-    run(0);
-    for (auto& thread : others) thread.join();
-    if (failed) throw std::bad_alloc();
+    auto memory = scratch<T>(count);
+    std::fill_n(memory.get(), count, T(0));
+    return memory;
 }
 
 // A tensor [M, D, h, w] of any strides.
@@ -543,24 +482,12 @@ void backward(const Map<T>& grad, const Map<T>& logits, const T* kernel, double 
     for (double part : shares) *weight_grad += part;
 }
 
-template <typename Call>
-int guarded(Call call) {
-    try {
-        call();
-        return 0;
-    } catch (...) {
-        return 1;
-    }
-}
-
 template <typename T>
 Map<T> strided(const T* data, const int64_t* strides) {
     return {const_cast<T*>(data), strides[0], strides[1], strides[2], strides[3]};
 }
 
 }  // namespace
-
-#define EXPORT extern "C" __attribute__((visibility("default")))
 
 // sizes: M, D, h, w. Strides, in elements, of each tensor of that shape that need not be contiguous.
 #define INTERFACE(NAME, T)                                                                                        \
