@@ -31,7 +31,7 @@ from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps, Source
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import for_inference
-from bevnext_core.streaming.acceleration import AcceleratedNetwork
+from bevnext_core.streaming.acceleration import CompileMode, accelerated
 from bevnext_core.streaming.decode import boxes_from_maps
 from bevnext_core.streaming.history import History, HistoryOptions, Stored
 from bevnext_core.streaming.preprocess import canvas_colors, image_transform, normalize
@@ -58,9 +58,9 @@ class DetectorOptions:
         batched_lift: lift the present and all history frames in one call. ``None``: on a GPU; a CPU gains nothing
             and would hold all frames' maps at once.
         device_resize: resize images on the device; both ways give the same pixels. ``None``: on a GPU.
-        compile: run the network through ``torch.compile``; the first step takes a minute or more.
-        cuda_graphs: record the network as CUDA graphs in the first step. Where either cannot be had the network
-            runs without, and one line in the log says so.
+        compile: make the network faster in the first step, which takes a minute or more, by ``compile_mode``
+            (:data:`~bevnext_core.streaming.acceleration.CompileMode`). Where it cannot be had the network runs as it
+            is, and one line in the log says so.
     """
 
     crf_canvas: Source = "own"
@@ -72,7 +72,7 @@ class DetectorOptions:
     batched_lift: bool | None = None
     device_resize: bool | None = None
     compile: bool = False
-    cuda_graphs: bool = False
+    compile_mode: CompileMode = "default"
 
 
 class Detector:
@@ -88,12 +88,8 @@ class Detector:
         if self.options.fused:
             packed = None if self.options.precision == "fp32" else False  # these do not follow autocast
             self.model = for_inference(self.model, packed)
-        if self.options.compile or self.options.cuda_graphs:
-            if isinstance(model, ExportedNetwork):
-                raise ConfigError("a package of 'bevnext export' is compiled already: leave out compile, cuda_graphs")
-            self.model = AcceleratedNetwork(
-                self.model, self.options.precision, self.options.compile, self.options.cuda_graphs
-            )
+        if self.options.compile:
+            self.model = accelerated(self.model, self.options.precision, self.options.compile_mode)
         self.cameras = self.options.cameras or self.config.cameras
         if len(self.cameras) != len(self.config.cameras):
             raise ConfigError(

@@ -67,27 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--compile",
-        action="store_true",
-        default=None,
-        help="run the network through torch.compile (the first frame takes a minute or more)",
+        nargs="?",
+        const="default",
+        choices=("default", "reduce-overhead", "graphs"),
+        metavar="MODE",
+        help="make the network faster in the first frame, which takes a minute or more: default (torch.compile), "
+        "reduce-overhead (with CUDA graphs), graphs (CUDA graphs alone)",
     )
-    parser.add_argument(
-        "--cuda-graphs", action="store_true", default=None, help="record the network as CUDA graphs"
-    )
-    parser.add_argument(
-        "--crf-canvas",
-        choices=("own", "key"),
-        default=None,
-        help="image that refines a past frame's depth: its own, or the present one as published and slower "
-        "(default: own)",
-    )
-    parser.add_argument(
-        "--camera-params",
-        choices=("own", "key"),
-        default=None,
-        help="camera parameters of a past frame: of its own instant, or the present one's as published and "
-        "slower (default: own)",
-    )
+    parser.add_argument("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--no-pictures", action="store_true", help="write the submission only")
     parser.add_argument(
         "--score-threshold",
@@ -103,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.score_threshold <= 1:
         raise BevnextError(f"--score-threshold must be between 0 and 1, got {args.score_threshold:g}")
+    if args.cuda_graphs:
+        raise BevnextError("--cuda-graphs is gone: give --compile reduce-overhead")
     if args.bag:
         return _detect_in_bag(args)
     if args.params:
@@ -139,8 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _detector_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The detector's options that were given on the command line."""
-    names = ("crf_canvas", "camera_params", "precision", "compile", "cuda_graphs")
-    given = {name: getattr(args, name) for name in names}
+    given = {"precision": args.precision, "compile": bool(args.compile) or None, "compile_mode": args.compile}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bevnext_core.config import ModelConfig
-from bevnext_core.export.package import DetectProgram, EncodeProgram, geometry_tensors
+from bevnext_core.errors import ConfigError
+from bevnext_core.export.package import DetectProgram, EncodeProgram, ExportedNetwork, geometry_tensors
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.heads import REGRESSION
 
 Program = Callable[..., tuple[Tensor, ...]]
+CompileMode = Literal["default", "reduce-overhead", "graphs"]
+"""``torch.compile``; the same with its CUDA graphs; or CUDA graphs of the network as it is, without a compiler."""
 
 _log = logging.getLogger(__name__)
 
 
+def accelerated(model: BEVNeXt, precision: str, mode: CompileMode) -> BEVNeXt:
+    """``model`` made faster by ``mode``; on a CPU, which has no graphs, ``graphs`` leaves it as it is.
+
+    Raises:
+        ConfigError: ``model`` is a package of ``bevnext export``.
+    """
+    if isinstance(model, ExportedNetwork):
+        raise ConfigError("a package of 'bevnext export' is compiled already: leave out compile")
+    device = next(model.parameters()).device.type
+    if mode == "graphs" and device != "cuda":
+        _log.warning("no CUDA graphs on %s: the network runs without", device)
+        return model
+    return AcceleratedNetwork(model, precision, mode)
+
+
 class AcceleratedNetwork(BEVNeXt):
-    """A network whose :meth:`encode` and :meth:`detect` are compiled, recorded as CUDA graphs, or both.
+    """A network whose :meth:`encode` and :meth:`detect` are compiled, or recorded as CUDA graphs, or both.
 
     Lifting stays as it is: its plan comes from the pose, and its operators are compiled already. Where something
     fails (no compiler, no CUDA, an operator that cannot be recorded) one line in the log says so, and the program
@@ -28,26 +47,23 @@ class AcceleratedNetwork(BEVNeXt):
 
     Args:
         precision: of the convolutions, ``fp32``, ``bf16`` or ``fp16``.
-        compiled: use ``torch.compile``; takes a minute or more at the first step.
-        graphs: record CUDA graphs at the first step. They keep their activations' memory.
+        mode: compiling takes a minute or more at the first step; graphs keep their activations' memory.
     """
 
-    def __init__(self, model: BEVNeXt, precision: str, compiled: bool, graphs: bool) -> None:
+    def __init__(self, model: BEVNeXt, precision: str, mode: CompileMode) -> None:
         nn.Module.__init__(self)
         self.config: ModelConfig = model.config
         for name, module in model.named_children():
             self.add_module(name, module)
         self.train(False)
-        device = next(model.parameters()).device
-        if graphs and device.type != "cuda":
-            _log.warning("no CUDA graphs on %s: the network runs without", device.type)
-            graphs = False
-        encode, detect = (part(model, precision, device.type) for part in (EncodeProgram, DetectProgram))
-        self._encode = Accelerated(encode, "encode", compiled, graphs)
-        self._detect = Accelerated(detect, "detect", compiled, graphs)
+        device = next(model.parameters()).device.type
+        self._encode, self._detect = (
+            Accelerated(part(model, precision, device), name, mode)
+            for part, name in ((EncodeProgram, "encode"), (DetectProgram, "detect"))
+        )
         # A number of samples that depends on the data can neither be recorded nor compiled in one piece.
         if self.refinement.attention is not None:
-            self.refinement.attention.dense = graphs or (compiled and device.type == "cuda")
+            self.refinement.attention.dense = mode == "graphs" or device == "cuda"
 
     def encode(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> EncodedCameras:
         return EncodedCameras(*self._encode(images, colors, camera_parameters))
@@ -60,43 +76,38 @@ class AcceleratedNetwork(BEVNeXt):
 
 
 class Accelerated:
-    """A program that is compiled and recorded at its first call, or runs as it is after a failure.
+    """A program that is compiled or recorded at its first call, or runs as it is after a failure.
 
     Args:
-        program: tensors in, a tuple of tensors out; name: for the log.
+        program: tensors in, a tuple of tensors out; what comes out is the caller's own. name: for the log.
     """
 
-    def __init__(self, program: Program, name: str, compiled: bool, graphs: bool) -> None:
-        self._plain, self._name = program, name
-        self._compiled: Program | None = torch.compile(program, dynamic=False) if compiled else None
-        self._graphs = graphs
+    def __init__(self, program: Program, name: str, mode: CompileMode) -> None:
+        self._plain, self._name, self._mode = program, name, mode
         self._graph: Graph | None = None
+        self._fast: Program | None = self._replayed
+        if mode != "graphs":
+            self._fast = torch.compile(program, dynamic=False, mode=mode)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        if self._graphs:
-            try:
-                return self._replayed(inputs)
-            except Exception as error:  # whatever an operator raises that does not like being recorded
-                self._graphs, self._graph = False, None
-                self._give_up("recorded as a CUDA graph", error)
-        if self._compiled is not None:
-            try:
-                return self._compiled(*inputs)
-            except Exception as error:  # torch raises anything here: its own errors, a compiler's, a parser's
-                self._compiled = None
-                self._give_up("compiled", error)
-        return self._plain(*inputs)
+        if self._fast is None:
+            return self._plain(*inputs)
+        try:
+            outputs = self._fast(*inputs)
+            # PyTorch's graphs write into the same memory at the next call, and the history keeps what they wrote.
+            return tuple(output.clone() for output in outputs) if self._mode == "reduce-overhead" else outputs
+        except Exception as error:  # torch raises anything here: its own errors, a compiler's, a parser's
+            self._fast = self._graph = None
+            lines = str(error).strip().splitlines() or [""]
+            what = "recorded as a CUDA graph" if self._mode == "graphs" else "compiled"
+            reason = f"{type(error).__name__}: {lines[0]}"
+            _log.warning("'%s' cannot be %s, and runs without (%s)", self._name, what, reason)
+            return self._plain(*inputs)
 
-    def _replayed(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _replayed(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self._graph is None:
-            self._graph = Graph(self._compiled or self._plain, inputs)
+            self._graph = Graph(self._plain, inputs)
         return self._graph(*inputs)
-
-    def _give_up(self, what: str, error: Exception) -> None:
-        lines = str(error).strip().splitlines() or [""]
-        _log.warning(
-            "'%s' cannot be %s, and runs without (%s: %s)", self._name, what, type(error).__name__, lines[0]
-        )
 
 
 class Graph:

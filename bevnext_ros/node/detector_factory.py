@@ -31,11 +31,9 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     settings = DetectorOptions(
-        crf_canvas=options.crf_canvas,  # type: ignore[arg-type]  # checked by the table of parameters
-        camera_params=options.camera_params,  # type: ignore[arg-type]
-        precision=options.precision,  # type: ignore[arg-type]
+        precision=options.precision,  # type: ignore[arg-type]  # checked by the table of parameters
         compile=options.compile,
-        cuda_graphs=options.cuda_graphs,
+        compile_mode=options.compile_mode,  # type: ignore[arg-type]
         history=HistoryOptions(max_gap=options.history_max_gap),
     )
     expected = load_config(options.model) if options.model else None

@@ -19,7 +19,7 @@ from bevnext_ros.messages.images import image_to_rgb
 from bevnext_ros.messages.markers import make_markers
 from bevnext_ros.node.diagnostics import Diagnostics, Report, make_diagnostics, make_latency
 from bevnext_ros.node.inputs import Inputs
-from bevnext_ros.node.parameters import PARAMETERS, Options, Parameter, make_options
+from bevnext_ros.node.parameters import PARAMETERS, REMOVED, Options, Parameter, make_options
 from bevnext_ros.node.worker import DetectionWorker, Result
 from bevnext_ros.streams.drops import DropCounter
 from bevnext_ros.streams.frame_builder import PosedFrame
@@ -52,6 +52,8 @@ class DetectorNode(LifecycleNode):
         self._make_detector = detector_factory
         for parameter in PARAMETERS:
             self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
+        for name in REMOVED:  # an undeclared one that a file still sets would go unseen
+            self.declare_parameter(name, None, ParameterDescriptor(dynamic_typing=True))
         self.add_on_set_parameters_callback(self._check_parameters)
         self._factory = RclpyFactory()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -91,6 +93,7 @@ class DetectorNode(LifecycleNode):
         """Read the parameters, load the detector, make the publishers; after an error nothing has changed."""
         try:
             values = {parameter.name: self.get_parameter(parameter.name).value for parameter in PARAMETERS}
+            values |= {name: value for name in REMOVED if (value := self.get_parameter(name).value) is not None}
             self._options = make_options(values, "the node's parameters")
             self._detector = self._make_detector(self._options)
             config = self._detector.config

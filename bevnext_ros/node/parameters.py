@@ -62,7 +62,12 @@ PARAMETERS: tuple[Parameter, ...] = (
     _P("device", "auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one"),
     _P("precision", "fp32", "of the convolutions", choices=("fp32", "bf16", "fp16")),
     _P("compile", False, "run the network through torch.compile; the first frame takes a minute or more"),
-    _P("cuda_graphs", False, "record the network as CUDA graphs in the first frame"),
+    _P(
+        "compile_mode",
+        "default",
+        "with compile: torch.compile alone or with CUDA graphs, or CUDA graphs alone",
+        choices=("default", "reduce-overhead", "graphs"),
+    ),
     _P(
         "cameras",
         [""],
@@ -107,18 +112,6 @@ PARAMETERS: tuple[Parameter, ...] = (
     _P("only_when_subscribed", True, "compute nothing while nobody subscribes to an output", live=True),
     _P("score_threshold", 0.1, "lowest score published", limits=(0.0, 1.0), live=True),
     _P("max_detections", 200, "most boxes published per frame, best first", limits=(1, 500), live=True),
-    _P(
-        "crf_canvas",
-        "own",
-        "colours that refine a past frame's depth; key: as published, slower",
-        choices=("own", "key"),
-    ),
-    _P(
-        "camera_params",
-        "own",
-        "camera parameters of a past frame; key: as published, slower",
-        choices=("own", "key"),
-    ),
     _P("history_max_gap", 2.0, "s between frames above which the past is forgotten", limits=(0.0, 60.0)),
     _P(
         "slow_frame",
@@ -131,6 +124,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     _P("diagnostics_period", 1.0, "s between diagnostics", limits=(0.05, 60.0)),
 )
 
+_OWN = "remove it: a past frame always has its own (the published choice is in 'bevnext evaluate --mode window')"
+REMOVED = {"crf_canvas": _OWN, "camera_params": _OWN, "cuda_graphs": "use compile: true, compile_mode: reduce-overhead"}
+"""Parameters of the release before, and what is in their place; refused by name."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -142,7 +139,7 @@ class Options:
     device: str
     precision: str
     compile: bool
-    cuda_graphs: bool
+    compile_mode: str
     cameras: list[str]
     image_topics: list[str]
     camera_info_topics: list[str]
@@ -168,8 +165,6 @@ class Options:
     only_when_subscribed: bool
     score_threshold: float
     max_detections: int
-    crf_canvas: str
-    camera_params: str
     history_max_gap: float
     slow_frame: float
     slow_frames: int
@@ -185,9 +180,11 @@ def make_options(values: Mapping[str, Any], source: str) -> Options:
     """Options from values by name; what is left out keeps its default.
 
     Raises:
-        ConfigError: an unknown name, a wrong type, or a value that is not allowed; names ``source``.
+        ConfigError: an unknown or removed name, a wrong type, or a value that is not allowed; names ``source``.
     """
     known = {parameter.name: parameter for parameter in PARAMETERS}
+    for name in sorted(set(values) & set(REMOVED)):
+        raise ConfigError(f"{source}: the parameter '{name}' is gone; {REMOVED[name]}")
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f"{source}: unknown parameter {', '.join(unknown)}; known are {', '.join(known)}")

@@ -21,13 +21,14 @@ from bevnext_benchmarks.workload import drive_frame, network_inputs, random_netw
 from bevnext_core.cli import detect as detect_command
 from bevnext_core.config import ConfigError, config_to_mapping
 from bevnext_core.detector import Detector, DetectorOptions
+from bevnext_core.errors import BevnextError
 from bevnext_core.export.package import DetectProgram, EncodeProgram, ExportedNetwork, example_inputs
 from bevnext_core.frame import CameraFrame
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import for_inference
 from bevnext_core.streaming import acceleration
-from bevnext_core.streaming.acceleration import Accelerated, Graph
+from bevnext_core.streaming.acceleration import Accelerated, AcceleratedNetwork, Graph
 from bevnext_core.streaming.upload import Uploader, packed, unpacked
 from tests.core.test_export import TINY, uncompiled
 from tests.published import build
@@ -214,7 +215,7 @@ def test_without_a_compiler_the_network_runs_as_it_is(
 def test_without_a_gpu_there_are_no_graphs(
     tiny: BEVNeXt, tiny_drive: list[CameraFrame], caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain, wanted = Detector(tiny), Detector(tiny, options=DetectorOptions(cuda_graphs=True))
+    plain, wanted = Detector(tiny), Detector(tiny, options=DetectorOptions(compile=True, compile_mode="graphs"))
     for frame in tiny_drive[:2]:
         assert equal(wanted.step_maps(frame), plain.step_maps(frame))
         np.testing.assert_array_equal(wanted.step(frame).boxes, plain.step(frame).boxes)
@@ -251,11 +252,8 @@ def test_a_network_that_is_recorded_has_fixed_shapes(
 ) -> None:
     """The dense attention, and the same maps; the network that it came from keeps its own."""
     monkeypatch.setattr(acceleration, "record", recorded_on_the_cpu)
-    plain, stream = Detector(tiny), Detector(tiny, options=DetectorOptions(compile=True))
-    model: Any = stream.model
-    for part in (model._encode, model._detect):
-        part._graphs, part._compiled = True, None
-    model.refinement.attention.dense = True
+    plain, stream = Detector(tiny), Detector(tiny)
+    stream.model = model = AcceleratedNetwork(stream.model, "fp32", "graphs")
     for frame in tiny_drive:
         assert largest_difference(stream.step_maps(frame), plain.step_maps(frame)) <= LIMIT
     assert model._encode._graph is not None and model._detect._graph is not None
@@ -269,7 +267,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(acceleration, "record", refuse)
-    program = Accelerated(lambda a: (a + 1,), "encode", compiled=False, graphs=True)
+    program = Accelerated(lambda a: (a + 1,), "encode", "graphs")
     for _ in range(3):
         assert torch.equal(program(torch.ones(2))[0], torch.full((2,), 2.0))
     assert len(warnings(caplog)) == 1 and "cannot be recorded as a CUDA graph" in warnings(caplog)[0]
@@ -280,16 +278,34 @@ def test_the_command_line_passes_them_on() -> None:
     detect_command.add_arguments(parser)
     given = ["--dataroot", "x", "--checkpoint", "y", "--out", "z"]
     assert detect_command._detector_overrides(parser.parse_args(given)) == {}
-    options = detect_command._detector_overrides(parser.parse_args([*given, "--compile", "--cuda-graphs"]))
-    assert options == {"compile": True, "cuda_graphs": True}
+    for more, mode in (([], "default"), (["reduce-overhead"], "reduce-overhead")):
+        options = detect_command._detector_overrides(parser.parse_args([*given, "--compile", *more]))
+        assert options == {"compile": True, "compile_mode": mode}
+    with pytest.raises(BevnextError, match="--cuda-graphs is gone: give --compile reduce-overhead"):
+        detect_command.run(parser.parse_args([*given, "--cuda-graphs"]))
+
+
+def test_what_comes_out_is_the_callers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler with graphs writes into the same memory at every call; the history keeps what it wrote."""
+    memory = torch.empty(3)
+    asked: list[dict[str, object]] = []
+
+    def compiler(program: Any, **options: object) -> Callable[..., tuple[Tensor, ...]]:
+        asked.append(options)
+        return lambda *inputs: (memory.copy_(program(*inputs)[0]),)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    program = Accelerated(lambda a: (a + 1,), "encode", "reduce-overhead")
+    first, second = program(torch.ones(3)), program(torch.zeros(3))
+    assert torch.equal(first[0], torch.full((3,), 2.0)) and torch.equal(second[0], torch.ones(3))
+    assert asked == [{"dynamic": False, "mode": "reduce-overhead"}]
 
 
 def test_a_package_is_not_compiled_again(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
     package = ExportedNetwork(tiny, uncompiled(tiny))
-    for options in (DetectorOptions(compile=True), DetectorOptions(cuda_graphs=True)):
-        with pytest.raises(ConfigError, match="compiled already"):
-            Detector(package, options=options)
+    with pytest.raises(ConfigError, match="compiled already"):
+        Detector(package, options=DetectorOptions(compile=True))
 
 
 def programs(model: BEVNeXt) -> Iterator[tuple[torch.nn.Module, tuple[Tensor, ...]]]:
@@ -322,7 +338,7 @@ def test_compiled(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch, caplog: pytest
     monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
     _, (program, inputs) = programs(tiny)
     with torch.inference_mode():
-        found = Accelerated(program, "detect", compiled=True, graphs=False)(*inputs)
+        found = Accelerated(program, "detect", "default")(*inputs)
         # Exactly 0 would mean that the network itself had run.
         assert 0 < worst(found, program(*inputs)) <= LIMIT
     assert warnings(caplog) == []
@@ -338,7 +354,7 @@ def test_the_measurement_runs(
     assert step_options.main(["--config", str(config), "--device", "cpu", *ways]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("tiny, fp32, cpu") and len(lines) == 5
-    for line, way in zip(lines[2:], ("frame by frame, PIL", "batched lift, device resize", "and CUDA graphs")):
+    for line, way in zip(lines[2:], ("frame by frame, PIL", "batched lift, device resize", "CUDA graphs")):
         *times, difference = map(float, line.removeprefix(way).split())
         assert len(times) == 3 and min(times) > 0 and difference <= LIMIT
 
@@ -346,16 +362,17 @@ def test_the_measurement_runs(
 # ------------------------------------------------------------------------------- on a GPU
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("way", ["plain", "graphs", "compiled", "compiled graphs"])
+@pytest.mark.parametrize("way", ["plain", "graphs", "default", "reduce-overhead"])
 def test_gpu_step(
-    small2: BEVNeXt, caplog: pytest.LogCaptureFixture, precision: Any, way: str
+    small2: BEVNeXt, caplog: pytest.LogCaptureFixture, precision: Any, way: Any
 ) -> None:
     """Every way to run the step on a GPU, against the CPU; nothing may fall back."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    options = DetectorOptions(precision=precision, compile="compiled" in way, cuda_graphs="graphs" in way)
+    compiled = {} if way == "plain" else {"compile": True, "compile_mode": way}
+    options = DetectorOptions(precision=precision, **compiled)
     expected, stream = Detector(small2), Detector(build("small2"), "cuda", options)
-    for frame in drive(4):
+    for frame in drive(12):
         difference = largest_difference(stream.step_maps(frame), expected.step_maps(frame))
         assert difference <= (2e-3 if precision == "fp32" else 1.0)
     assert warnings(caplog) == []

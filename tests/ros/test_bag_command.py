@@ -22,20 +22,20 @@ def test_file_and_overrides_reach_the_detector_and_drops_are_reported(tmp_path, 
     asked = []
 
     def make(options, checkpoint, device):
-        asked.append((options.max_detections, options.crf_canvas, checkpoint, device))
+        asked.append((options.max_detections, options.precision, checkpoint, device))
         return StandIn()
 
     monkeypatch.setattr(detector_factory, "make_detector", make)
     params = tmp_path / "params.yaml"
-    params.write_text("/**:\n  ros__parameters: {max_detections: 2, crf_canvas: own, score_threshold: 0.0}\n")
+    params.write_text("/**:\n  ros__parameters: {max_detections: 2, precision: fp32, score_threshold: 0.0}\n")
     code = run_detect_bag(
         *(tmp_path / "bag", "net.safetensors", tmp_path / "out"),
         params=params,
         device="cpu",
-        overrides={"crf_canvas": "key"},
+        overrides={"precision": "bf16"},
         pictures=False,
     )
-    assert code == 0 and asked == [(2, "key", "net.safetensors", "cpu")]
+    assert code == 0 and asked == [(2, "bf16", "net.safetensors", "cpu")]
     output = capsys.readouterr()
     assert "2 frames, 4 boxes" in output.out and "warning" not in output.err
     with BagReader(tmp_path / "out" / "detections") as reader:

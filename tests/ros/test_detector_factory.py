@@ -30,12 +30,12 @@ def test_parameters_reach_the_detector_and_another_model_is_refused(tmp_path):
     model = build("small1")
     path = tmp_path / "small1.safetensors"
     save_checkpoint(path, model.state_dict(), model.config)
-    values = {"checkpoint": str(path), "device": "cpu", "crf_canvas": "key", "history_max_gap": 7.0}
-    values["cuda_graphs"] = True  # on a CPU: one line in the log
+    values = {"checkpoint": str(path), "device": "cpu", "history_max_gap": 7.0}
+    values |= {"compile": True, "compile_mode": "graphs"}  # on a CPU: one line in the log
     small1 = str(ROOT / "config" / "model" / "small_stage1.yaml")
     detector = make_detector(make_options({**values, "model": small1}, ""))
-    assert detector.options.crf_canvas == "key" and detector.options.history.max_gap == 7.0
-    assert detector.options.cuda_graphs and not detector.options.compile
+    assert detector.options.history.max_gap == 7.0
+    assert detector.options.compile and detector.options.compile_mode == "graphs"
     assert detector.device.type == "cpu" and detector.config.name == "small_stage1"
     with pytest.raises(CheckpointError, match="small_stage2"):
         make_detector(make_options({**values, "model": small1.replace("stage1", "stage2")}, ""))

@@ -195,6 +195,12 @@ def test_a_missing_checkpoint_is_reported_and_can_be_mended(start):
     rig.until(lambda: len(rig.detections) == 1, what="detections after all")
 
 
+def test_a_removed_parameter_is_refused_with_what_is_in_its_place(start):
+    rig = start(crf_canvas="own")
+    rig.until(lambda: rig.status("node").get("level") == 2, what="an error")
+    assert "the parameter 'crf_canvas' is gone; remove it" in rig.status("node")["message"]
+
+
 def test_parameters_are_checked_and_live_ones_take_effect(start):
     rig = start(max_detections=2)
     rig.ready()

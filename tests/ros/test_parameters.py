@@ -46,6 +46,21 @@ def test_wrong_values_name_the_parameter_and_what_is_allowed(values, text):
         make_options(values, "here")
 
 
+@pytest.mark.parametrize(
+    ("values", "instead"),
+    [
+        ({"crf_canvas": "own"}, "remove it: a past frame always has its own"),
+        ({"camera_params": "key"}, "bevnext evaluate --mode window"),
+        ({"cuda_graphs": False}, "use compile: true, compile_mode: reduce-overhead"),
+    ],
+)
+def test_removed_parameters_are_refused_and_say_what_is_in_their_place(tmp_path, values, instead):
+    path = tmp_path / "f.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
+    with pytest.raises(ConfigError, match=rf"f\.yaml: the parameter '{next(iter(values))}' is gone; .*{instead}"):
+        load_options(path)
+
+
 def test_files_that_are_no_parameter_files(tmp_path):
     for content in ("just text", "detector: {checkpoint: a}", "[1, 2]", "a: {ros__parameters: 3}", ""):
         (tmp_path / "f.yaml").write_text(content)
