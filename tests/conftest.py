@@ -1,14 +1,71 @@
-"""Shared fixtures: reference folders (skip with a reason where absent)."""
+"""Shared fixtures: reference folders (skip with a reason where absent), what loggers say; two ways to run that
+find tests which depend on others or on the machine."""
 
 from __future__ import annotations
 
+import logging
 import os
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.paths import REFERENCE, SAMPLE
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("bevnext")
+    group.addoption("--shuffle-files", type=int, metavar="SEED", help="run the test files in a random order")
+    group.addoption(
+        "--no-propagation",
+        action="store_true",
+        help="loggers do not propagate, as where ROS' launch is imported (its pytest plugin does so)",
+    )
+
+
+class _SilentLogger(logging.Logger):
+    def __init__(self, name: str, level: int = logging.NOTSET) -> None:
+        super().__init__(name, level)
+        self.propagate = False
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--no-propagation"):
+        logging.setLoggerClass(_SilentLogger)
+        for logger in logging.root.manager.loggerDict.values():
+            if isinstance(logger, logging.Logger):
+                logger.propagate = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seed = config.getoption("--shuffle-files")
+    if seed is not None:
+        files = sorted({item.path for item in items})
+        random.Random(seed).shuffle(files)
+        items.sort(key=lambda item: files.index(item.path))  # stable: the order within a file stays
+
+
+@pytest.fixture
+def said() -> Iterator[Callable[[str], list[str]]]:
+    """``said(name)``: the list of messages of that logger from now on, whether or not it propagates."""
+    listening: list[tuple[logging.Logger, logging.Handler, int]] = []
+
+    def listen(name: str) -> list[str]:
+        messages: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+        logger = logging.getLogger(name)
+        listening.append((logger, handler, logger.level))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        return messages
+
+    yield listen
+    for logger, handler, level in listening:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _require(path: Path, variable: str, what: str) -> Path:

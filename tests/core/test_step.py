@@ -189,12 +189,13 @@ def test_uploads_use_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # ------------------------------------------------------------------------------- compiled, recorded
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "bevnext_core.streaming.acceleration"]
+@pytest.fixture
+def warnings(said: Any) -> list[str]:
+    return said(acceleration.__name__)
 
 
 def test_without_a_compiler_the_network_runs_as_it_is(
-    tiny: BEVNeXt, tiny_drive: list[CameraFrame], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny: BEVNeXt, tiny_drive: list[CameraFrame], monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler found\nat length")
@@ -206,20 +207,20 @@ def test_without_a_compiler_the_network_runs_as_it_is(
     plain, wanted = Detector(tiny), Detector(tiny, options=DetectorOptions(compile=True))
     for frame in tiny_drive[:3]:
         assert equal(wanted.step_maps(frame), plain.step_maps(frame))
-    assert warnings(caplog) == [
+    assert warnings == [
         f"'{name}' cannot be compiled, and runs without (RuntimeError: no compiler found)"
         for name in ("encode", "detect")
     ]
 
 
 def test_without_a_gpu_there_are_no_graphs(
-    tiny: BEVNeXt, tiny_drive: list[CameraFrame], caplog: pytest.LogCaptureFixture
+    tiny: BEVNeXt, tiny_drive: list[CameraFrame], warnings: list[str]
 ) -> None:
     plain, wanted = Detector(tiny), Detector(tiny, options=DetectorOptions(compile=True, compile_mode="graphs"))
     for frame in tiny_drive[:2]:
         assert equal(wanted.step_maps(frame), plain.step_maps(frame))
         np.testing.assert_array_equal(wanted.step(frame).boxes, plain.step(frame).boxes)
-    assert warnings(caplog) == ["no CUDA graphs on cpu: the network runs without"]
+    assert warnings == ["no CUDA graphs on cpu: the network runs without"]
 
 
 def recorded_on_the_cpu(
@@ -261,7 +262,7 @@ def test_a_network_that_is_recorded_has_fixed_shapes(
 
 
 def test_what_cannot_be_recorded_runs_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -270,7 +271,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(
     program = Accelerated(lambda a: (a + 1,), "encode", "graphs")
     for _ in range(3):
         assert torch.equal(program(torch.ones(2))[0], torch.full((2,), 2.0))
-    assert len(warnings(caplog)) == 1 and "cannot be recorded as a CUDA graph" in warnings(caplog)[0]
+    assert len(warnings) == 1 and "cannot be recorded as a CUDA graph" in warnings[0]
 
 
 def test_the_command_line_passes_them_on() -> None:
@@ -333,7 +334,7 @@ def test_a_compiler_gets_the_network_in_one_piece(tiny: BEVNeXt, monkeypatch: py
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="needs a C++ compiler")
-def test_compiled(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_compiled(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
     """By PyTorch's own compiler: 'detect'; 'encode' is compiled by the same in tests/core/test_export.py."""
     monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
     _, (program, inputs) = programs(tiny)
@@ -341,7 +342,7 @@ def test_compiled(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch, caplog: pytest
         found = Accelerated(program, "detect", "default")(*inputs)
         # Exactly 0 would mean that the network itself had run.
         assert 0 < worst(found, program(*inputs)) <= LIMIT
-    assert warnings(caplog) == []
+    assert warnings == []
 
 
 def test_the_measurement_runs(
@@ -364,7 +365,7 @@ def test_the_measurement_runs(
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("way", ["plain", "graphs", "default", "reduce-overhead"])
 def test_gpu_step(
-    small2: BEVNeXt, caplog: pytest.LogCaptureFixture, precision: Any, way: Any
+    small2: BEVNeXt, warnings: list[str], precision: Any, way: Any
 ) -> None:
     """Every way to run the step on a GPU, against the CPU; nothing may fall back."""
     if not torch.cuda.is_available():
@@ -375,4 +376,4 @@ def test_gpu_step(
     for frame in drive(12):
         difference = largest_difference(stream.step_maps(frame), expected.step_maps(frame))
         assert difference <= (2e-3 if precision == "fp32" else 1.0)
-    assert warnings(caplog) == []
+    assert warnings == []

@@ -7,9 +7,9 @@ import pytest
 from tests.ros import harness
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dds():
-    """rclpy, initialised; skips where ROS is not installed."""
+    """rclpy, initialised; skips where ROS is not installed. The environment is as before when a file is done."""
     reason = harness.missing()
     if reason:
         pytest.skip(reason)

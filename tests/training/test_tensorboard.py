@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,9 +75,9 @@ def test_a_run_writes_its_curves_beside_its_log(tmp_path: Path) -> None:
 
 
 def test_without_tensorboard_a_run_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with caplog.at_level(logging.INFO):
-        assert tensorboard.open_tensorboard(tmp_path, LOG) is None
-    assert "pip install bevnext_ros[train]" in caplog.text and not list(tmp_path.iterdir())
+    messages = said(LOG.name)
+    assert tensorboard.open_tensorboard(tmp_path, LOG) is None
+    assert "pip install bevnext_ros[train]" in messages[0] and not list(tmp_path.iterdir())
