@@ -4,7 +4,8 @@ from bevnext_core.cli.registry import Command
 
 COMMANDS = {
     "demo": Command(
-        "bevnext_world.cli.demo", "detect, score and show a synthetic drive with the demo weights; needs no data"
+        "bevnext_world.cli.demo",
+        "detect, score and show a synthetic drive with the demo weights; needs no data",
     ),
     "synthesize": Command(
         "bevnext_world.cli.synthesize", "make drives of the synthetic world, as a nuScenes data set"

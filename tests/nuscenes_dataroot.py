@@ -172,7 +172,7 @@ def _record(
     tables["sample_data"].append(
         {
             "token": tokens[n],
-            "sample_token": samples[round(n / step)],
+            "sample_token": samples[-(-n // step)],
             "ego_pose_token": tokens[n],
             "calibrated_sensor_token": channel,
             "timestamp": stamp,

@@ -9,6 +9,7 @@ from bevnext_core.config import ModelConfig
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.errors import DatasetError
 
+NAME = "Kiln Lane"
 SPLIT, SEED = "mini_val", 11
 """Weights are trained on other splits, which share no scene with this one. The seed was chosen, before anything
 was detected, for a drive that moves all the time, turns, and meets all ten classes."""
@@ -70,7 +71,7 @@ def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Dri
     from bevnext_world.recording.splits import SPLITS, WORLD_VERSION, scene_names
 
     size = "x".join(map(str, IMAGE_SIZE))
-    name = f"world{WORLD_VERSION}-{SPLIT}-seed{SEED}-{size}-{key_frames}"
+    name = f"{NAME.lower().replace(' ', '-')}-world{WORLD_VERSION}-seed{SEED}-{size}-{key_frames}"
     out = Path(folder).expanduser() if folder else cache_directory() / "drives" / name
     (scene,) = scene_names(SPLIT, 1)
     order = Order(out, SPLIT, SEED, 1, IMAGE_SIZE, True, key_frames)

@@ -21,18 +21,11 @@ from bevnext_core.evaluation.submission import make_submission, submission_recor
 from bevnext_core.files import atomic_path
 from bevnext_core.frame import CameraFrame
 from bevnext_world.demo.picture import Status, contact_sheet, draw_demo
-from bevnext_world.demo.truth import TrueBoxes, TruthTracks
+from bevnext_world.demo.truth import TrueBoxes, true_boxes
+from bevnext_world.recording.difficulty import RANGES
 
 SHEET_PICTURES = 4
 """Moments on the contact sheet."""
-RANGES = {
-    "barrier": 30.0,
-    "traffic_cone": 30.0,
-    "bicycle": 40.0,
-    "motorcycle": 40.0,
-    "pedestrian": 40.0,
-}
-"""Metres up to which the official metric takes an object of a class; 50 for the others."""
 
 
 class FrameDetector(Protocol):
@@ -107,7 +100,6 @@ def show(
 
     scene = reader.scenes[0]
     refs = reader.refs(scene)
-    tracks = TruthTracks(reader, scene)
     shown = Shown(scene, _rate(refs))
     moments = _moments(refs)
     kept: list[np.ndarray] = []
@@ -121,7 +113,7 @@ def show(
             loaded = time.perf_counter()
             found = detector.step(frame)
             stepped = time.perf_counter()
-            truth = tracks.at(ref)
+            truth = true_boxes(reader, ref)
             status = _status(reader, refs, ref, found, stepped - loaded, score_threshold)
             drawn = found.above(score_threshold)
             picture = draw_demo(frame, drawn, truth, status, camera_width)
@@ -218,4 +210,4 @@ def _status(
 def _in_range(truth: TrueBoxes) -> list[str]:
     """Classes of the objects that the official metric takes."""
     distances = np.hypot(truth.boxes[:, 0], truth.boxes[:, 1])
-    return [name for name, distance in zip(truth.names, distances) if distance < RANGES.get(name, 50.0)]
+    return [name for name, distance in zip(truth.names, distances) if distance < RANGES[name]]

@@ -1,13 +1,12 @@
-"""Annotated boxes at the moments between key frames, where nuScenes has none: for pictures, not for scores."""
+"""Annotated boxes at any frame of a drive; nuScenes has them at key frames only. For pictures, not for scores."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
 
-from bevnext_core.boxes import transform_boxes, wrap_angle
+from bevnext_core.boxes import boxes_from_nuscenes
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.geometry import invert_rigid
 
@@ -23,70 +22,26 @@ class TrueBoxes:
         return len(self.names)
 
 
-class TruthTracks:
-    """The annotated objects of one scene that a lidar or radar point lies on, at the stamp of any frame.
+def true_boxes(reader: NuScenesReader, ref: FrameRef) -> TrueBoxes:
+    """The objects that a lidar or radar point lies on: annotated, or between two key frames the devkit's interpolation.
 
-    At a key frame these are its annotations. Between two of them an object's place and heading are interpolated;
-    one that is annotated in only one of the two goes on with its velocity, for half the interval.
+    One that is annotated in the later of the two only is not shown yet: nobody says where it was.
     """
+    from nuscenes.eval.detection.utils import category_to_detection_name
 
-    def __init__(self, reader: NuScenesReader, scene: str) -> None:
-        self._reader = reader
-        self._keys = [ref for ref in reader.refs(scene) if ref.is_key]
-        self._stamps = [ref.stamp_ns for ref in self._keys]
-        self._cache: dict[int, tuple[np.ndarray, list[str], list[str]]] = {}
-
-    def at(self, ref: FrameRef) -> TrueBoxes:
-        """The boxes in the ego frame of ``ref``; none before the first key frame and after the last."""
-        if not self._stamps or not self._stamps[0] <= ref.stamp_ns <= self._stamps[-1]:
-            return TrueBoxes(np.zeros((0, 9)), ())
-        earlier = bisect_right(self._stamps, ref.stamp_ns) - 1
-        boxes, names, instances = self._moved(earlier, ref)
-        if self._stamps[earlier] == ref.stamp_ns:
-            return TrueBoxes(boxes, tuple(names))
-        later_boxes, later_names, later_instances = self._moved(earlier + 1, ref)
-        share = (ref.stamp_ns - self._stamps[earlier]) / (self._stamps[earlier + 1] - self._stamps[earlier])
-        partner = {instance: index for index, instance in enumerate(later_instances)}
-        found: list[np.ndarray] = []
-        classes: list[str] = []
-        for box, name, instance in zip(boxes, names, instances):
-            index = partner.pop(instance, None)
-            if index is not None:
-                found.append(_between(box, later_boxes[index], share))
-            elif share < 0.5:
-                found.append(_driven(box, (ref.stamp_ns - self._stamps[earlier]) * 1e-9))
-            else:
-                continue
-            classes.append(name)
-        for index in partner.values() if share >= 0.5 else ():
-            found.append(_driven(later_boxes[index], (ref.stamp_ns - self._stamps[earlier + 1]) * 1e-9))
-            classes.append(later_names[index])
-        return TrueBoxes(np.array(found).reshape(-1, 9), tuple(classes))
-
-    def _moved(self, key: int, ref: FrameRef) -> tuple[np.ndarray, list[str], list[str]]:
-        """Boxes of a key frame in the ego frame of ``ref``, their classes and instances."""
-        if key not in self._cache:
-            truth = self._reader.ground_truth(self._keys[key])
-            truth = truth.select(truth.num_points > 0)
-            rows = [self._reader.tables.get("sample_annotation", token) for token in truth.annotation_tokens]
-            self._cache[key] = (truth.boxes, truth.names, [row["instance_token"] for row in rows])
-        boxes, names, instances = self._cache[key]
-        pose = self._reader.global_from_ego(self._keys[key])
-        return (
-            transform_boxes(boxes, invert_rigid(self._reader.global_from_ego(ref)) @ pose),
-            names,
-            instances,
-        )
-
-
-def _between(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """The box ``share`` of the way from ``first`` to ``second``, turning the shorter way."""
-    box = first + share * (second - first)
-    box[6] = first[6] + share * wrap_angle(second[6] - first[6])
-    return box
-
-
-def _driven(box: np.ndarray, seconds: float) -> np.ndarray:
-    box = box.copy()
-    box[:2] += np.nan_to_num(box[7:9]) * seconds
-    return box
+    tables, shown, names = reader.tables, [], []
+    for box in tables.get_boxes(ref.records[reader.anchor_camera]["token"]):
+        row = tables.get("sample_annotation", box.token)
+        name = category_to_detection_name(row["category_name"])
+        hit = row["num_lidar_pts"] + row["num_radar_pts"] > 0
+        if name in reader.class_names and hit and (ref.is_key or row["prev"]):
+            shown.append(box)
+            names.append(name)
+    boxes = boxes_from_nuscenes(
+        np.array([box.center for box in shown]),
+        np.array([box.wlh for box in shown]),
+        np.array([box.orientation.elements for box in shown]),
+        np.array([tables.box_velocity(box.token) for box in shown]),
+        invert_rigid(reader.global_from_ego(ref)),
+    )
+    return TrueBoxes(boxes, tuple(names))

@@ -21,7 +21,7 @@ from bevnext_core.files import atomic_path
 from bevnext_world.recording.rig import SWEEP_RATE, build_rig
 from bevnext_world.recording.splits import SPLITS, WORLD_VERSION, scene_names, scene_seed
 from bevnext_world.recording.stage import Stage, jpeg
-from bevnext_world.recording.writer import Recording, Sighting, map_name, scene_part, write_tables
+from bevnext_world.recording.writer import Shot, Sighting, Take, map_name, scene_part, write_tables
 from bevnext_world.streets.ground_paint import ALBEDO_RESOLUTION, LANE, SIDEWALK, STRIP
 from bevnext_world.streets.scenario import (
     FIRST_KEY,
@@ -59,36 +59,12 @@ class Order:
 
     def parameters(self) -> dict[str, Any]:
         """What must agree between two calls that add to the same split."""
-        return {
-            "seed": self.seed,
-            "image_size": list(self.image_size),
-            "sweeps": self.sweeps,
-            "key_frames": self.key_frames,
-        }
+        names = ("seed", "image_size", "sweeps", "key_frames")
+        return {**{name: getattr(self, name) for name in names}, "image_size": list(self.image_size)}
 
     def part(self, name: str) -> Path:
         """The file with the rows of a finished scene."""
         return self.out / PARTS / SPLITS[self.split].version / f"{self.split}-{name}.json"
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One recording to be made: a key frame or a sweep of one sensor; ``offset`` in microseconds."""
-
-    channel: str
-    offset: int
-    key: int
-    is_key: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Take:
-    """A finished shot: where the ego was, and which actors it shows."""
-
-    shot: Shot
-    pose: np.ndarray
-    pixels: dict[int, tuple[int, int]]
-    points: np.ndarray | None
 
 
 def key_offsets(order: Order) -> list[int]:
@@ -97,7 +73,7 @@ def key_offsets(order: Order) -> list[int]:
 
 
 def shots(order: Order, keys: Sequence[int]) -> Iterator[Shot]:
-    """All recordings that belong to some key frames; a sweep belongs to the key frame before it."""
+    """All recordings from some key frames up to the next ones; as in nuScenes, a sweep belongs to the one after it."""
     rig = build_rig(order.image_size)
     offsets = key_offsets(order)
     for key in keys:
@@ -105,9 +81,8 @@ def shots(order: Order, keys: Sequence[int]) -> Iterator[Shot]:
         last = key == order.key_frames - 1
         for step in range(SWEEPS if order.sweeps and not last else 1):
             moment = offsets[key] + round(step * KEY_INTERVAL * 1e6 / SWEEPS)
-            nearest = key + (step > SWEEPS // 2)
             for camera in rig.cameras:
-                yield Shot(camera.name, moment + round(camera.delay * 1e6), nearest, step == 0)
+                yield Shot(camera.name, moment + round(camera.delay * 1e6), key + (step > 0), step == 0)
 
 
 def check_folder(order: Order) -> None:
@@ -243,7 +218,7 @@ def record(order: Order, number: int, keys: Sequence[int]) -> list[Take]:
             path.write_bytes(jpeg(rgb))
         pose = stage.world_from_ego(time)
         pose[:2, 3] -= stage.scenario.site.origin
-        found.append(Take(shot, pose, pixels if shot.is_key else {}, points))
+        found.append(Take(shot, file_name(order, name, shot), pose, pixels if shot.is_key else {}, points))
     return found
 
 
@@ -280,17 +255,7 @@ def finish(order: Order, number: int, takes: list[Take]) -> None:
         describe(scenario),
         EPOCH + (SPLITS[order.split].code * 1000 + number) * SCENE_SPACING,
         key_offsets(order),
-        [
-            Recording(
-                take.shot.channel,
-                file_name(order, name, take.shot),
-                take.shot.offset,
-                take.shot.key,
-                take.shot.is_key,
-                take.pose,
-            )
-            for take in takes
-        ],
+        takes,
         scenario.actors,
         sightings,
         -scenario.site.origin,
@@ -324,7 +289,4 @@ def write_map(path: Path, scenario: Scenario) -> None:
 
 def default_workers() -> int:
     """Processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

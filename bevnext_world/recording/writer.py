@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,20 +57,35 @@ def rounded(values: np.ndarray, digits: int = 4) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One file of a sensor.
+class Shot:
+    """One recording to be made by a sensor.
 
     Attributes:
-        channel, filename; offset: microseconds after the scene's start; key: number of its key frame (of the
-        nearest one for a sweep); is_key; pose: ``[4, 4]`` of the ego.
+        channel; offset: microseconds after the scene's start; key: number of its key frame (of the one that follows
+        a sweep); is_key.
     """
 
     channel: str
-    filename: str
     offset: int
     key: int
     is_key: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Take:
+    """A finished shot.
+
+    Attributes:
+        filename: below the dataroot; pose: ``[4, 4]`` of the ego.
+        pixels: of each actor that a key frame's image shows, visible and visible if nothing else were there.
+        points: ``[A]`` of the lidar on each actor, ``None`` for a camera.
+    """
+
+    shot: Shot
+    filename: str
     pose: np.ndarray
+    pixels: dict[int, tuple[int, int]]
+    points: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ def scene_part(
     description: str,
     start: int,
     key_offsets: Sequence[int],
-    recordings: Sequence[Recording],
+    takes: Sequence[Take],
     actors: Sequence[Actor],
     sightings: Sequence[Sighting],
     shift: np.ndarray,
@@ -111,51 +126,45 @@ def scene_part(
     Args:
         start: microseconds of the scene's time 0; key_offsets: of each key frame after it.
         sightings: one per key frame.
-        shift: ``[2]`` from the scenario's coordinates to the map's (the poses of ``recordings`` have it already).
+        shift: ``[2]`` from the scenario's coordinates to the map's (the poses of ``takes`` have it already).
     """
     scene = token("scene", split, seed, name)
     samples = [token(scene, "sample", i) for i in range(len(key_offsets))]
     rows: dict[str, list[Row]] = {table: [] for table in TABLES}
-    rows["log"] = [
+    log, drive = token(scene, "log"), f"synthetic-{split}-{seed}-{number:04d}"
+    rows["log"].append(
         {
-            "token": token(scene, "log"),
-            "logfile": f"synthetic-{split}-{seed}-{number:04d}",
+            "token": log,
+            "logfile": drive,
             "vehicle": "synthetic",
             "date_captured": "2020-01-01",
-            "location": f"synthetic-{split}-{seed}-{number:04d}",
+            "location": drive,
         }
-    ]
-    rows["map"] = [
+    )
+    rows["map"].append(
         {
             "token": token(scene, "map"),
-            "log_tokens": [token(scene, "log")],
+            "log_tokens": [log],
             "category": "semantic_prior",
             "filename": map_name(split, name),
         }
-    ]
-    rows["scene"] = [
+    )
+    rows["scene"].append(
         {
             "token": scene,
-            "log_token": token(scene, "log"),
+            "log_token": log,
             "nbr_samples": len(samples),
             "first_sample_token": samples[0],
             "last_sample_token": samples[-1],
             "name": name,
             "description": description,
         }
-    ]
-    rows["sample"] = [
-        {
-            "token": samples[i],
-            "timestamp": start + offset,
-            "scene_token": scene,
-            "prev": samples[i - 1] if i else "",
-            "next": samples[i + 1] if i + 1 < len(samples) else "",
-        }
-        for i, offset in enumerate(key_offsets)
-    ]
+    )
+    for i, offset in enumerate(key_offsets):
+        row = {"token": samples[i], "timestamp": start + offset, "scene_token": scene}
+        rows["sample"].append({**row, **_neighbours(samples, i)})
     _sensor_rows(rows, split, seed, rig)
-    _data_rows(rows, scene, start, samples, recordings, rows["calibrated_sensor"], rig)
+    _data_rows(rows, scene, start, samples, takes, rig)
     _annotation_rows(rows, scene, samples, key_offsets, actors, sightings, shift)
     return rows
 
@@ -165,31 +174,27 @@ def map_name(split: str, scene: str) -> str:
     return f"maps/{split}-{scene}.png"
 
 
+def _neighbours(tokens: Sequence[str], i: int) -> dict[str, str]:
+    """The links of row ``i`` in its chain."""
+    return {"prev": tokens[i - 1] if i else "", "next": tokens[i + 1] if i + 1 < len(tokens) else ""}
+
+
 def _sensor_rows(rows: dict[str, list[Row]], split: str, seed: int, rig: Rig) -> None:
-    size = (rig.width, rig.height)
-    for camera in rig.cameras:
-        rows["sensor"].append(
-            {"token": token("sensor", camera.name), "channel": camera.name, "modality": "camera"}
-        )
+    sensors = [
+        (camera.name, "camera", camera.ego_from_camera, camera.intrinsics.tolist()) for camera in rig.cameras
+    ]
+    for channel, modality, mount, intrinsics in (*sensors, (LIDAR, "lidar", rig.ego_from_lidar, [])):
+        sensor = token("sensor", channel)
+        rows["sensor"].append({"token": sensor, "channel": channel, "modality": modality})
         rows["calibrated_sensor"].append(
             {
-                "token": token("calibrated_sensor", split, seed, size, camera.name),
-                "sensor_token": token("sensor", camera.name),
-                "translation": rounded(camera.ego_from_camera[:3, 3], 6),
-                "rotation": quaternion(camera.ego_from_camera),
-                "camera_intrinsic": camera.intrinsics.tolist(),
+                "token": token("calibrated_sensor", split, seed, (rig.width, rig.height), channel),
+                "sensor_token": sensor,
+                "translation": rounded(mount[:3, 3], 6),
+                "rotation": quaternion(mount),
+                "camera_intrinsic": intrinsics,
             }
         )
-    rows["sensor"].append({"token": token("sensor", LIDAR), "channel": LIDAR, "modality": "lidar"})
-    rows["calibrated_sensor"].append(
-        {
-            "token": token("calibrated_sensor", split, seed, size, LIDAR),
-            "sensor_token": token("sensor", LIDAR),
-            "translation": rounded(rig.ego_from_lidar[:3, 3], 6),
-            "rotation": quaternion(rig.ego_from_lidar),
-            "camera_intrinsic": [],
-        }
-    )
 
 
 def _data_rows(
@@ -197,43 +202,39 @@ def _data_rows(
     scene: str,
     start: int,
     samples: Sequence[str],
-    recordings: Sequence[Recording],
-    sensors: Sequence[Row],
+    takes: Sequence[Take],
     rig: Rig,
 ) -> None:
-    channels: dict[str, list[Recording]] = {}
-    for recording in recordings:
-        channels.setdefault(recording.channel, []).append(recording)
-    sensor_of = dict(
-        zip([*(camera.name for camera in rig.cameras), LIDAR], (row["token"] for row in sensors))
-    )
-    for channel, records in channels.items():
-        records = sorted(records, key=lambda record: record.offset)
-        tokens = [token(scene, channel, record.offset) for record in records]
-        for i, record in enumerate(records):
-            camera = channel != LIDAR
+    channels: dict[str, list[Take]] = {}
+    for take in takes:
+        channels.setdefault(take.shot.channel, []).append(take)
+    calibrated = {row["sensor_token"]: row["token"] for row in rows["calibrated_sensor"]}
+    for channel, chain in channels.items():
+        chain = sorted(chain, key=lambda take: take.shot.offset)
+        tokens = [token(scene, channel, take.shot.offset) for take in chain]
+        camera = channel != LIDAR
+        for i, take in enumerate(chain):
             rows["ego_pose"].append(
                 {
                     "token": tokens[i],
-                    "timestamp": start + record.offset,
-                    "rotation": quaternion(record.pose),
-                    "translation": rounded(record.pose[:3, 3], 6),
+                    "timestamp": start + take.shot.offset,
+                    "rotation": quaternion(take.pose),
+                    "translation": rounded(take.pose[:3, 3], 6),
                 }
             )
             rows["sample_data"].append(
                 {
                     "token": tokens[i],
-                    "sample_token": samples[record.key],
+                    "sample_token": samples[take.shot.key],
                     "ego_pose_token": tokens[i],
-                    "calibrated_sensor_token": sensor_of[channel],
-                    "timestamp": start + record.offset,
+                    "calibrated_sensor_token": calibrated[token("sensor", channel)],
+                    "timestamp": start + take.shot.offset,
                     "fileformat": "jpg" if camera else "pcd",
-                    "is_key_frame": record.is_key,
+                    "is_key_frame": take.shot.is_key,
                     "height": rig.height if camera else 0,
                     "width": rig.width if camera else 0,
-                    "filename": record.filename,
-                    "prev": tokens[i - 1] if i else "",
-                    "next": tokens[i + 1] if i + 1 < len(tokens) else "",
+                    "filename": take.filename,
+                    **_neighbours(tokens, i),
                 }
             )
 
@@ -279,14 +280,8 @@ def _annotation_rows(
                     "attribute_tokens": [token("attribute", attribute)] if attribute else [],
                     "translation": rounded(np.array([x + shift[0], y + shift[1], height / 2])),
                     "size": rounded(np.array([width, length, height])),
-                    "rotation": [
-                        round(float(np.cos(yaw / 2)), 9),
-                        0.0,
-                        0.0,
-                        round(float(np.sin(yaw / 2)), 9),
-                    ],
-                    "prev": tokens[i - 1] if i else "",
-                    "next": tokens[i + 1] if i + 1 < len(tokens) else "",
+                    "rotation": rounded(np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]), 9),
+                    **_neighbours(tokens, i),
                     "num_lidar_pts": int(sightings[key].points[index]),
                     "num_radar_pts": 0,
                 }
@@ -295,20 +290,16 @@ def _annotation_rows(
 
 def shared_rows() -> dict[str, list[Row]]:
     """Tables that do not depend on the scenes."""
+
+    def named(table: str, names: Iterable[str]) -> list[Row]:
+        return [{"token": token(table, name), "name": name, "description": ""} for name in names]
+
+    words = "visibility of whole object is between"
     return {
-        "category": [
-            {"token": token("category", name), "name": name, "description": ""}
-            for name in CATEGORIES.values()
-        ],
-        "attribute": [
-            {"token": token("attribute", name), "name": name, "description": ""} for name in ATTRIBUTES
-        ],
+        "category": named("category", CATEGORIES.values()),
+        "attribute": named("attribute", ATTRIBUTES),
         "visibility": [
-            {
-                "token": name,
-                "level": f"v{low}-{high}",
-                "description": f"visibility of whole object is between {low} and {high}%",
-            }
+            {"token": name, "level": f"v{low}-{high}", "description": f"{words} {low} and {high}%"}
             for name, low, high in VISIBILITY
         ],
     }

@@ -394,9 +394,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert image_size("1600x900") == (1600, 900)
 
 
-def test_sweeps_belong_to_the_nearest_key_frame(tmp_path: Path) -> None:
+def test_sweeps_belong_to_the_key_frame_that_follows(tmp_path: Path) -> None:
     made = list(shots(order(tmp_path), range(2)))
     front = sorted((shot.offset, shot.key, shot.is_key) for shot in made if shot.channel == "CAM_FRONT")
     assert [(key, is_key) for _, key, is_key in front] == [
-        *((0, True), (0, False), (0, False), (0, False), (1, False), (1, False), (1, True))
+        *((0, True), (1, False), (1, False), (1, False), (1, False), (1, False), (1, True))
     ]

@@ -30,7 +30,7 @@ from bevnext_world.demo import drive as drive_module
 from bevnext_world.demo.page import data_uri, write_page
 from bevnext_world.demo.picture import Status, contact_sheet, draw_demo
 from bevnext_world.demo.show import Shown, show, write_numbers
-from bevnext_world.demo.truth import TrueBoxes, TruthTracks
+from bevnext_world.demo.truth import TrueBoxes, true_boxes
 from tests.nuscenes_dataroot import edit_table, object_at, write_dataroot
 from tests.paths import ROOT
 
@@ -55,16 +55,15 @@ def reader(dataroot: Path) -> NuScenesReader:
 # ------------------------------------------------------------------------------------------------- truth
 def test_truth_at_a_key_frame_is_what_is_annotated(reader: NuScenesReader) -> None:
     ref = reader.refs(SCENE)[SWEEPS + 1]
-    expected = reader.ground_truth(ref)
-    found = TruthTracks(reader, SCENE).at(ref)
+    expected, found = reader.ground_truth(ref), true_boxes(reader, ref)
     assert ref.is_key and list(found.names) == expected.names == ["car", "pedestrian", "traffic_cone"]
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-9)
 
 
 def test_truth_between_key_frames_is_where_the_objects_are(reader: NuScenesReader) -> None:
-    tracks, refs = TruthTracks(reader, SCENE), reader.refs(SCENE)
+    refs = reader.refs(SCENE)
     for ref in refs:
-        found = tracks.at(ref)
+        found = true_boxes(reader, ref)
         places = transform_boxes(found.boxes, reader.global_from_ego(ref))
         start = refs[0].stamp_ns // 1000
         for index, name in enumerate(("car", "pedestrian", "traffic_cone")):
@@ -72,7 +71,7 @@ def test_truth_between_key_frames_is_where_the_objects_are(reader: NuScenesReade
             assert found.names[index] == name
             np.testing.assert_allclose(places[index, :3], where, atol=1e-6)
             assert places[index, 6] == pytest.approx(rotation.yaw_pitch_roll[0], abs=0.02)
-    assert np.hypot(*tracks.at(refs[1]).boxes[0, 7:9]) == pytest.approx(5.0, abs=0.01)
+    assert np.hypot(*true_boxes(reader, refs[1]).boxes[0, 7:9]) == pytest.approx(5.0, abs=0.01)
 
 
 def test_object_that_appears_later_or_was_never_hit_is_not_shown(dataroot: Path, tmp_path: Path) -> None:
@@ -90,13 +89,8 @@ def test_object_that_appears_later_or_was_never_hit_is_not_shown(dataroot: Path,
 
     edit_table(copy, "sample_annotation", change)
     reader = reader_of(copy)
-    tracks, refs = TruthTracks(reader, SCENE), reader.refs(SCENE)
-    shown = [tracks.at(ref).names for ref in refs[: SWEEPS + 2]]
-    assert shown == [("pedestrian",), ("pedestrian",), *[("pedestrian", "car")] * 2, ("car", "pedestrian")]
-    # back from the second key frame with its velocity, where it was
-    place = transform_boxes(tracks.at(refs[SWEEPS]).boxes, reader.global_from_ego(refs[SWEEPS]))[1]
-    where, _ = object_at(0, refs[SWEEPS].stamp_ns // 1000, refs[0].stamp_ns // 1000)
-    np.testing.assert_allclose(place[:3], where, atol=0.01)
+    shown = [true_boxes(reader, ref).names for ref in reader.refs(SCENE)[: SWEEPS + 2]]
+    assert shown == [*[("pedestrian",)] * (SWEEPS + 1), ("car", "pedestrian")]
 
 
 # ------------------------------------------------------------------------------------------------- picture
@@ -165,8 +159,7 @@ class Knowing:
     """Gives the true boxes, ``shift`` metres beside, and some that must not be drawn."""
 
     def __init__(self, reader: NuScenesReader, shift: float = 0.0) -> None:
-        tracks = TruthTracks(reader, SCENE)
-        self.truth = {ref.stamp_ns: tracks.at(ref) for ref in reader.refs(SCENE)}
+        self.truth = {ref.stamp_ns: true_boxes(reader, ref) for ref in reader.refs(SCENE)}
         self.shift = shift
         self.resets = 0
 
