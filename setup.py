@@ -87,6 +87,9 @@ setup(
         "numpy",
         "pillow",
         "pyyaml",
+        # the second major version, which older distributions do not have: no key in package.xml
+        "pydantic>=2.9",
+        "typing-extensions",
         "safetensors",
         "tqdm",
         "opencv-python-headless",

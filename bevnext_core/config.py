@@ -1,4 +1,4 @@
-"""The model's configuration: frozen dataclasses with the published defaults, overridden by a YAML file.
+"""The model's configuration: frozen pydantic dataclasses with the published defaults, overridden by a YAML file.
 
 The defaults are BEVNeXt R50 stage 2 at 256x704. A configuration travels inside its checkpoint, so a
 checkpoint is enough to build its network. ``bevnext config --dump`` prints a complete file.
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bevnext_core.classes import ANCHOR_CAMERA, CAMERAS
-from bevnext_core.errors import ConfigError
-from bevnext_core.strict import from_mapping, to_mapping
+from bevnext_core.errors import ConfigError as ConfigError
+from bevnext_core.strict import from_mapping, model, read_yaml, to_mapping
 
 FEATURE_STRIDE = 8
 """Pixels of the network's input per cell of its feature map (published: neck output at stride 8)."""
@@ -24,21 +24,15 @@ FEATURE_STRIDE = 8
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ConfigError(message)
+        raise ValueError(message)  # what was read names file and key
 
 
-@dataclass(frozen=True)
+@model
 class ImageConfig:
     """Network input, pixels. Both sides must be multiples of 32 (the backbone's deepest stride)."""
 
-    height: int = 256
-    width: int = 704
-
-    def __post_init__(self) -> None:
-        _require(
-            min(self.height, self.width) > 0 and self.height % 32 == 0 and self.width % 32 == 0,
-            f"height and width must be positive multiples of 32, got {self.height}x{self.width}",
-        )
+    height: int = Field(256, gt=0, multiple_of=32)
+    width: int = Field(704, gt=0, multiple_of=32)
 
     @property
     def feature_size(self) -> tuple[int, int]:
@@ -46,42 +40,32 @@ class ImageConfig:
         return self.height // FEATURE_STRIDE, self.width // FEATURE_STRIDE
 
 
-@dataclass(frozen=True)
+@model
 class BackboneConfig:
     """ResNet-50 and the neck. ``base_channels`` is the stem's width (64 as published)."""
 
-    base_channels: int = 64
-    neck_channels: int = 512
-
-    def __post_init__(self) -> None:
-        _require(min(self.base_channels, self.neck_channels) > 0, "channels must be positive")
+    base_channels: PositiveInt = 64
+    neck_channels: PositiveInt = 512
 
 
-@dataclass(frozen=True)
+@model
 class DepthConfig:
     """Depth bins min, min + step, ... below max (metres), the depth network's width, and the CRF.
 
     0 ``crf_iterations`` leave the CRF out: the depth is the softmax of the logits (an ablation).
     """
 
-    min: float = 1.0
+    min: PositiveFloat = 1.0
     max: float = 60.0
-    step: float = 0.5
-    mid_channels: int = 256
-    crf_iterations: int = 20
-    crf_zeta: float = 0.001
+    step: PositiveFloat = 0.5
+    # four: groups of the deformable convolution
+    mid_channels: int = Field(256, gt=0, multiple_of=4)
+    crf_iterations: NonNegativeInt = 20
+    crf_zeta: PositiveFloat = 0.001
     crf_weight: float = 0.015
 
     def __post_init__(self) -> None:
-        _require(0 < self.min < self.max and self.step > 0, "needs 0 < min < max and step > 0")
-        _require(self.mid_channels > 0, "mid_channels must be positive")
-        _require(
-            self.mid_channels % 4 == 0, "mid_channels must be a multiple of 4 (groups of the deformable conv)"
-        )
-        _require(
-            self.crf_iterations >= 0 and self.crf_zeta > 0,
-            "crf_iterations must not be negative, crf_zeta must be positive",
-        )
+        _require(self.min < self.max, f"needs 0 < min < max, got {self.min:g} and {self.max:g}")
 
     @property
     def bins(self) -> int:
@@ -95,18 +79,17 @@ class DepthConfig:
         return [self.min + i * self.step for i in range(count)]
 
 
-@dataclass(frozen=True)
+@model
 class BevConfig:
     """The BEV grid in the ego frame: square, centred, one cell in height; metres."""
 
-    extent: float = 51.2
-    cell: float = 0.8
+    extent: PositiveFloat = 51.2
+    cell: PositiveFloat = 0.8
     z_min: float = -5.0
     z_max: float = 3.0
     encoder_channels: int = 256
 
     def __post_init__(self) -> None:
-        _require(self.cell > 0 and self.extent > 0, "extent and cell must be positive")
         cells = 2 * self.extent / self.cell
         _require(abs(cells - round(cells)) < 1e-6, f"2 * extent / cell must be a whole number, got {cells:g}")
         _require(round(cells) % 8 == 0, f"the grid must have a multiple of 8 cells a side, got {cells:g}")
@@ -118,40 +101,33 @@ class BevConfig:
         return round(2 * self.extent / self.cell)
 
 
-@dataclass(frozen=True)
+@model
 class HistoryConfig:
     """Past frames that the network was trained on: slot k holds the frame ``k * interval`` seconds ago."""
 
-    frames: int = 8
-    interval: float = 0.5
+    frames: NonNegativeInt = 8
+    interval: PositiveFloat = 0.5
 
     def __post_init__(self) -> None:
-        _require(self.frames >= 0 and self.interval > 0, "frames must be >= 0 and interval > 0")
         _require(
             self.frames == 0 or (self.frames + 1) % 3 == 0,
             f"frames must be 0 or 2, 5, 8, ... (Res2Fusion takes three equal groups), got {self.frames}",
         )
 
 
-@dataclass(frozen=True)
+@model
 class RefinementConfig:
     """Perspective refinement: deformable attention from BEV cells to the image features.
 
     0 ``heads`` leave the attention out: the cells never look back into the images (an ablation).
     """
 
-    heads: int = 8
-    height_anchors: int = 8
-    feedforward_ratio: int = 4
-
-    def __post_init__(self) -> None:
-        _require(
-            min(self.height_anchors, self.feedforward_ratio) > 0 and self.heads >= 0,
-            "heads must not be negative, the other values must be positive",
-        )
+    heads: NonNegativeInt = 8
+    height_anchors: PositiveInt = 8
+    feedforward_ratio: PositiveInt = 4
 
 
-@dataclass(frozen=True)
+@model
 class TaskConfig:
     """Classes that share a head, and their non-maximum suppression.
 
@@ -160,19 +136,16 @@ class TaskConfig:
     boxes for the suppression only (scale-NMS).
     """
 
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     nms: Literal["rotated", "circle"] = "rotated"
-    threshold: float = 0.2
-    scales: tuple[float, ...] = ()
+    threshold: NonNegativeFloat = 0.2
+    scales: tuple[PositiveFloat, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(len(self.classes) > 0, "a task needs at least one class")
-        _require(self.threshold >= 0, "threshold must not be negative")
         _require(
             len(self.scales) in (0, len(self.classes)),
             f"scales must be empty or one per class ({len(self.classes)}), got {len(self.scales)}",
         )
-        _require(all(s > 0 for s in self.scales), "scales must be positive")
 
 
 PUBLISHED_TASKS = (
@@ -185,37 +158,29 @@ PUBLISHED_TASKS = (
 )
 
 
-@dataclass(frozen=True)
+@model
 class HeadConfig:
     """Proposal and box heads, and decoding."""
 
-    shared_channels: int = 64
-    branch_channels: int = 64
-    max_candidates: int = 500
-    score_threshold: float = 0.1
+    shared_channels: PositiveInt = 64
+    branch_channels: PositiveInt = 64
+    max_candidates: PositiveInt = 500
+    score_threshold: float = Field(0.1, ge=0, lt=1)
     center_range: float = 61.2
     center_range_z: float = 10.0
-    max_per_task: int = 83
-
-    def __post_init__(self) -> None:
-        _require(min(self.shared_channels, self.branch_channels) > 0, "channels must be positive")
-        _require(
-            min(self.max_candidates, self.max_per_task) > 0,
-            "max_candidates and max_per_task must be positive",
-        )
-        _require(0 <= self.score_threshold < 1, "score_threshold must be in [0, 1)")
+    max_per_task: PositiveInt = 83
 
 
-@dataclass(frozen=True)
+@model
 class TrainingConfig:
     """The published schedule of this configuration (8 samples on each of 8, in stage 2 of 16, GPUs)."""
 
     stage: Literal[1, 2] = 2
-    epochs: int = 12
-    global_batch: int = 128
-    learning_rate: float = 4e-4
+    epochs: PositiveInt = 12
+    global_batch: PositiveInt = 128
+    learning_rate: PositiveFloat = 4e-4
     weight_decay: float = 0.01
-    gradient_clip: float = 5.0
+    gradient_clip: PositiveFloat = 5.0
     warmup_iterations: int = 200
     warmup_ratio: float = 0.001
     velocity_weight: float = 1.0
@@ -227,34 +192,26 @@ class TrainingConfig:
     backbone_init: Literal["imagenet", "perspective", "none"] = "none"
     backbone_lr_ratio: float = 1.0
 
-    def __post_init__(self) -> None:
-        _require(self.epochs > 0 and self.global_batch > 0, "epochs and global_batch must be positive")
-        _require(
-            self.learning_rate > 0 and self.gradient_clip > 0,
-            "learning_rate and gradient_clip must be positive",
-        )
 
-
-@dataclass(frozen=True)
+@model
 class ModelConfig:
     """Everything that defines a network and how it is trained."""
 
     name: str = "bevnext_r50_stage2"
-    cameras: tuple[str, ...] = CAMERAS
+    cameras: Annotated[tuple[str, ...], Field(min_length=1)] = CAMERAS
     anchor_camera: str = ANCHOR_CAMERA
     channels: int = 160
-    image: ImageConfig = field(default_factory=ImageConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    depth: DepthConfig = field(default_factory=DepthConfig)
-    bev: BevConfig = field(default_factory=BevConfig)
-    history: HistoryConfig = field(default_factory=HistoryConfig)
-    refinement: RefinementConfig = field(default_factory=RefinementConfig)
-    head: HeadConfig = field(default_factory=HeadConfig)
+    image: ImageConfig = ImageConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    depth: DepthConfig = DepthConfig()
+    bev: BevConfig = BevConfig()
+    history: HistoryConfig = HistoryConfig()
+    refinement: RefinementConfig = RefinementConfig()
+    head: HeadConfig = HeadConfig()
     tasks: tuple[TaskConfig, ...] = PUBLISHED_TASKS
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
-        _require(len(self.cameras) > 0, "cameras must not be empty")
         _require(len(set(self.cameras)) == len(self.cameras), "cameras must not repeat a name")
         _require(
             self.anchor_camera in self.cameras,
@@ -277,16 +234,9 @@ def load_config(path: str | Path) -> ModelConfig:
     """Read a YAML file; keys that it lacks keep the published defaults.
 
     Raises:
-        ConfigError: naming the file, the key and what is allowed.
+        ConfigError: naming the file, the key, its value and what is allowed.
     """
-    path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no such configuration file: {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    return from_mapping(ModelConfig, data, str(path))
+    return from_mapping(ModelConfig, read_yaml(path, "configuration file"), str(path))
 
 
 def config_from_mapping(data: dict[str, Any], source: str) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets a half-written one."""
+"""Paths as users write them, and writing files so that a reader never meets a half-written one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def user_path(path: str | Path) -> Path:
+    """``path`` with a leading ``~`` (or ``~user``, where there is such a user) as the home folder."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary file beside ``path`` (same suffix); it takes its place when the block ends without error.
@@ -16,7 +21,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be created or written.
     """
-    path = Path(path)
+    path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)

@@ -171,7 +171,7 @@ def test_sizes_are_changed_and_wrong_ones_named() -> None:
     assert scaled(config, "batch", "4") == config
     for axis, value, text in (
         ("history", "3", "three equal groups"),
-        ("image", "100x352", "multiples of 32"),
+        ("image", "100x352", "multiple of 32"),
         ("image", "128", "HEIGHTxWIDTH"),
         ("bev", "60", "multiple of 8"),
         ("batch", "0", "at least 1"),
