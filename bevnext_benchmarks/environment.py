@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""What a number depends on besides the code."""
 
 from __future__ import annotations
 
@@ -9,28 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchvision
-
-
-def machine(device: str) -> str:
-    """The processor or GPU that numbers were measured on, with the versions that matter."""
-    if device.startswith("cuda"):
-        return f"{torch.cuda.get_device_name(torch.device(device))}, torch {torch.__version__}"
-    return f"{processor()}, {cores()} cores, torch {torch.__version__}"
-
-
-def processor() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+from bevnext_core.machine import machine
 
 
 def revision() -> str:
@@ -38,35 +17,21 @@ def revision() -> str:
     folder = Path(__file__).resolve().parents[1]
     if not (folder / ".git").exists():
         return ""
-
-    def git(*arguments: str) -> str:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = git("rev-parse", "--short=12", "HEAD")
-    return commit + "+" if commit and git("status", "--porcelain") else commit
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Everything about the machine and the software that a number depends on."""
-    found = {
+    """Date, revision, machine with PyTorch's version, load, Python and system."""
+    return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "revision": revision(),
         "device": device,
-        "processor": processor(),
-        "cores": cores(),
+        "machine": machine(device),
         "load": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
     }
-    if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(torch.device(device))
-        found["cuda"] = torch.version.cuda
-    return found

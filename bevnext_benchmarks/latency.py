@@ -1,10 +1,10 @@
-#!/usr/bin/env python3
 """Latency of the node alone: six compressed 1600x900 images at 10 Hz, a detector that only waits.
 
-    .venv/bin/python bevnext_benchmarks/latency.py [--frames 600] [--checkpoint FILE]
+    python -m bevnext_benchmarks.latency [--frames 600] [--checkpoint FILE]
 
-Prints the milliseconds from the arrival of a frame's newest image to its publication, without the detector and
-without JPEG decoding (both given on their own). With --checkpoint the real network runs instead of the wait.
+Needs the checkout. Prints the milliseconds from the arrival of a frame's newest image to its publication, without the
+detector and without JPEG decoding (both given on their own). With --checkpoint the real network runs instead of the
+wait.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from bevnext_ros.node.worker import STAGES  # noqa: E402
-from tests.ros import harness  # noqa: E402
-from tests.ros.harness import DELAY_MS, MS, NAMES, START, Rig  # noqa: E402
+from bevnext_ros.node.worker import STAGES
+from tests.ros import harness
+from tests.ros.harness import DELAY_MS, MS, NAMES, START, Rig
 
 PERCENTILES = (25, 50, 95, 100)
 SCHEDULE = sorted(NAMES, key=DELAY_MS.__getitem__)
@@ -42,30 +39,25 @@ def drive(rig: Rig, frames: int, interval: float) -> None:
 
 
 def measure(frames: int, interval: float, wait: float, checkpoint: str = "") -> dict[str, np.ndarray]:
-    """Milliseconds per published frame: ``node``, ``decode``, ``detector``, ``total``, and every stage."""
+    """Milliseconds per published frame: the node's own, and every stage."""
+    parameters = {"overload": "newest", "slow_frame": 60.0, "image_depth": 20}
+    program = ["tests.ros.node_process", "-", str(wait)]
+    if checkpoint:
+        program, parameters["checkpoint"] = ["bevnext_ros.node.main"], checkpoint
     with tempfile.TemporaryDirectory() as folder:
-        program = ["bevnext_ros.node.main"] if checkpoint else ["tests.ros.node_process", "-", str(wait)]
-        command = [sys.executable, "-m", *program]
-        parameters = {"overload": "newest", "slow_frame": 60.0, "image_depth": 20}
-        if checkpoint:
-            parameters["checkpoint"] = checkpoint
-        rig = Rig(Path(folder), wait, parameters, "full", command)
+        rig = Rig(Path(folder), wait, parameters, "full", [sys.executable, "-m", *program])
         try:
             rig.until(lambda: rig.value("node", "state") == "active", timeout=60, what="an active node")
             rig.ready()
             drive(rig, frames, interval)
             rig.spin(2.0 + wait)
             rig.fresh()
-            print(
-                f"frames: {rig.value('node', 'frames_published')} of {frames} published, drops {rig.drops()}"
-            )
+            print(f"frames: {rig.value('node', 'frames_published')} of {frames} published, drops {rig.drops()}")
             table = np.array(rig.latencies)
         finally:
             rig.close()
-    columns = {stage: table[:, index] for index, stage in enumerate(STAGES)}
-    columns["detector"] = columns["inference"]
-    columns["node"] = columns["total"] - columns["inference"] - columns["decode"]
-    return columns
+    columns = {"detector" if stage == "inference" else stage: table[:, index] for index, stage in enumerate(STAGES)}
+    return {"node": columns["total"] - columns["detector"] - columns["decode"], **columns}
 
 
 def main() -> int:
@@ -87,8 +79,7 @@ def main() -> int:
     finally:
         rclpy.try_shutdown()
     print(f"{'ms':<12}" + "".join(f"{'p' + str(p):>8}" for p in PERCENTILES))
-    for name in ("node", "decode", "detector", *(s for s in STAGES if s not in ("decode", "inference"))):
-        values = columns[name]
+    for name, values in columns.items():
         print(f"{name:<12}" + "".join(f"{np.percentile(values, p):8.1f}" for p in PERCENTILES))
     return 0
 

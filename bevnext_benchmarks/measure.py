@@ -1,49 +1,49 @@
-"""One measurement, in a process of its own so that its peak memory is its own.
-
-``python -m bevnext_benchmarks.measure CASE.json RESULT.json`` is what :mod:`bevnext_benchmarks.step` runs.
-"""
+"""One measurement of the detector: time, peak memory, and where the time goes."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import itertools
 import os
-import sys
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.benchmark import Timer
 
 import bevnext_core.detector as detector_module
-from bevnext_benchmarks.probe import Probe, operator_seconds
-from bevnext_benchmarks.workload import drive_frame, random_network, rigs_step
-from bevnext_core.config import config_from_mapping
+from bevnext_benchmarks.random_network import random_network
+from bevnext_core.config import ModelConfig
 from bevnext_core.detector import Detector, DetectorOptions
-from bevnext_core.errors import BevnextError, one_line
+from bevnext_core.export.noise_drive import drive_frame
 from bevnext_core.ops.bev_pool import plain as bev_pool
 from bevnext_core.ops.crf import plain as crf
 
 MODES = ("streaming", "window", "single")
-STAGES = ("preprocess", "encode", "lift", "detect", "decode")
-"""In the order of the step; what a step does beside them is its ``rest``."""
-MODULES = {
-    "backbone": "backbone",
-    "neck": "neck",
-    "crf": "CRF",
-    "view_transform": "BEV pooling",
-    "pre_process": "pre-process net",
-    "bev_backbone": "BEV backbone",
-    "bev_neck": "BEV neck",
-    "proposal_head": "proposal head",
-    "depth_embedding": "depth embedding",
-    "refinement": "refinement",
-    "box_head": "box head",
+STAGES = ("encode", "plan", "lift", "detect", "decode")
+"""In the order of the step; what a step does beside them (images, poses) is its ``rest``."""
+COMPONENTS = {
+    "backbone, neck": ("backbone", "neck"),
+    "depth network": ("depth_net.reduce",),
+    "CRF": ("crf",),
+    "BEV pooling": ("view_transform",),
+    "pre-process net": ("pre_process",),
+    "BEV backbone, neck": ("bev_backbone", "bev_neck"),
+    "heads": ("proposal_head", "box_head"),
+    "refinement": ("depth_embedding", "refinement"),
 }
-"""Parts of the network and what they are called in the result."""
+"""Parts of the stages, and the network's modules that each of them is."""
+CONVOLUTIONS = ("aten::convolution", "mkldnn::_convolution")
+"""Beginnings of the names of the operators that are one convolution each, with all that they call."""
+PROFILED = 3
+"""Repetitions under the profiler."""
 
 
 @dataclass(frozen=True)
@@ -51,201 +51,115 @@ class Case:
     """
     Attributes:
         mode: one of :data:`MODES`.
-        checkpoint: path of the weights; empty: random ones for ``config`` (plain values, as in a checkpoint).
-        compiled: path of the checkpoint's compiled package; empty: the network as it is.
-        rigs: 0 measures the detector, from images to boxes; above, the network alone for so many rigs at once.
+        checkpoint: path of the weights; None: random ones for ``config``.
+        compiled: path of the checkpoint's compiled package; None: the network as it is.
         plain: plain PyTorch instead of this project's operators and fused convolutions.
-        options: ``own`` or ``key`` for the CRF's canvas and the camera parameters of history frames.
-        threads: of the CPU; 0: PyTorch's choice.
-        detail: also measure parts and operators.
+        seconds: measure at least so long, after one repetition to warm up.
     """
 
     mode: str
-    config: dict[str, Any] | None = None
-    checkpoint: str = ""
-    compiled: str = ""
-    rigs: int = 0
+    config: ModelConfig
+    checkpoint: str | None = None
+    compiled: str | None = None
     plain: bool = False
-    options: str = "own"
     precision: str = "fp32"
     device: str = "cpu"
-    threads: int = 0
-    warmup: int = 1
-    repeats: int = 5
-    detail: bool = True
+    threads: int = 1
+    seconds: float = 15.0
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Run the case in this process; see :func:`spread` and ``docs/benchmark.md`` for what comes back."""
-    if case.threads:
-        torch.set_num_threads(case.threads)
+    """Run the case in this process, whose peak memory is part of the answer; docs/benchmark.md says what comes back."""
+    torch.set_num_threads(case.threads)
     if case.plain:
         os.environ.update({bev_pool.VARIABLE: "plain", crf.VARIABLE: "plain"})
-    options = DetectorOptions(
-        fused=not case.plain,
-        crf_canvas=case.options,  # type: ignore[arg-type]
-        camera_params=case.options,  # type: ignore[arg-type]
-        precision=case.precision,  # type: ignore[arg-type]
-    )
+    options = DetectorOptions(fused=not case.plain, precision=case.precision)  # type: ignore[arg-type]
     if case.checkpoint:
-        compiled = case.compiled or None
-        detector = Detector.from_checkpoint(case.checkpoint, case.device, options, compiled=compiled)
+        detector = Detector.from_checkpoint(case.checkpoint, case.device, options, compiled=case.compiled)
     else:
-        model = random_network(config_from_mapping(case.config or {}, "case"))
-        detector = Detector(model, case.device, options)
-    before = Probe(detector.device).memory()
-    step = _rigs_step(detector, case) if case.rigs else _detector_step(detector, case.mode)
-
-    # Hooks cost a CPU nothing that can be seen; a GPU has to be waited for at each, so it runs without them first.
-    together = case.detail and detector.device.type == "cpu"
-    probe = Probe(detector.device)
-    with watched(detector, probe) if together else nullcontext():
-        boxes = _repeat(case, step, probe)
-    result: dict[str, Any] = {
-        "mode": case.mode,
-        "threads": torch.get_num_threads(),
-        "forms": {
-            "BEV pooling": bev_pool.bev_pool_form(detector.device),
-            "CRF": crf.mean_field_form(detector.device),
-            "convolutions": "fused" if options.fused else "plain",
-            "encode, detect": "compiled" if case.compiled else "eager",
-        },
-        "boxes": boxes,
-        "before_bytes": before,
-        "peak_bytes": probe.peak["whole"],
-        **spread(probe.seconds["whole"]),
-    }
-    if case.rigs:
-        result["rigs"] = case.rigs
-    if case.detail:
-        if together:  # before the profiler, whose memory would count as theirs
-            result |= _parts(probe)
-        result |= _operators(case, step, detector.device)
-        if not together:
-            probe = Probe(detector.device)
-            with watched(detector, probe):
-                _repeat(case, step, probe)
-            result |= _parts(probe)
-    return result
+        detector = Detector(random_network(case.config), case.device, options)
+    device, step = detector.device, _step(detector, case.mode)
+    step()
+    with peak_memory(device) as peak:
+        timer = Timer("step()", globals={"step": step}, num_threads=case.threads)
+        times = timer.blocked_autorange(min_run_time=case.seconds).times
+    forms = {"BEV pooling": bev_pool.bev_pool_form(device), "CRF": crf.mean_field_form(device)}
+    forms["convolutions"] = "compiled" if case.compiled else "fused" if options.fused else "plain"
+    components = _components(detector, step)
+    return {"times_s": times, **peak, "boxes": step(), "forms": forms, "components_s": components}
 
 
-def _repeat(case: Case, step: Callable[[], int], probe: Probe) -> int:
-    """Warm up and measure; the number of boxes of the last repetition."""
-    boxes = 0
-    with probe.sampling():
-        for index in range(case.warmup + case.repeats):
-            with probe.span("whole"):
-                boxes = step()
-            probe.end_of_run(keep=index >= case.warmup)
-    return boxes
-
-
-def spread(seconds: list[float]) -> dict[str, Any]:
-    """Median, minimum and maximum, and all values in the order they were measured; seconds."""
-    return {
-        "median_s": median(seconds),
-        "min_s": min(seconds),
-        "max_s": max(seconds),
-        "values_s": [round(value, 7) for value in seconds],
-    }
-
-
-def _detector_step(detector: Detector, mode: str) -> Callable[[], int]:
+def _step(detector: Detector, mode: str) -> Callable[[], int]:
     """A function that runs the detector on the next frame of a drive and returns the number of boxes."""
     config = detector.config
-    window = [drive_frame(config, index) for index in range(config.history.frames, -1, -1)]
+    frames = (drive_frame(config, index) for index in itertools.count())
+    past = [next(frames) for _ in range(config.history.frames + 1)]
     if mode == "window":
-        return lambda: len(detector.window(window))
-    frames = (drive_frame(config, index) for index in range(config.history.frames + 1, sys.maxsize))
-    if mode == "streaming":
-        for frame in reversed(window):
-            detector.step(frame)
-        return lambda: len(detector.step(next(frames)))
-
-    def single() -> int:
-        detector.reset()
-        return len(detector.step(next(frames)))
-
-    return single
-
-
-def _rigs_step(detector: Detector, case: Case) -> Callable[[], int]:
-    network = rigs_step(detector.model, case.rigs, case.mode, detector.device, detector._autocast)
+        return lambda: len(detector.window(past[::-1]))
+    for frame in past:
+        detector.step(frame)
 
     def step() -> int:
-        network()
-        return 0
+        if mode == "single":
+            detector.reset()
+        return len(detector.step(next(frames)))
 
     return step
 
 
-def _operators(case: Case, step: Callable[[], int], device: torch.device) -> dict[str, Any]:
-    profiled = [operator_seconds(step, device) for _ in range(min(case.repeats, 3))]
-    wall = median(seconds for seconds, _ in profiled)
-    kinds = sorted({kind for _, seconds in profiled for kind in seconds})
-    # Shares run by run: a run that was disturbed is disturbed in all of its parts.
-    shares = [seconds.get("convolution", 0.0) / whole for whole, seconds in profiled]
-    return {
-        "profiled_s": wall,
-        "operators": {kind: median(seconds.get(kind, 0.0) for _, seconds in profiled) for kind in kinds},
-        "convolution_share": median(shares),
-        "convolution_shares": [round(share, 4) for share in shares],
-    }
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[dict[str, int]]:
+    """``peak_bytes`` of the block: resident memory of the process, or what PyTorch allocated on the GPU."""
+    peak: dict[str, int] = {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # where the system forbids it, the peak is that since the process's start
+            Path("/proc/self/clear_refs").write_text("5")
+    yield peak
+    if device.type == "cuda":
+        peak["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+    else:
+        (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        peak["peak_bytes"] = 1024 * int(kilobytes)
 
 
-def _parts(probe: Probe) -> dict[str, Any]:
-    """Stages with their rest, and components, each with its spread."""
-    whole = probe.seconds["whole"]
-    stages = {name: probe.seconds[name] for name in STAGES if name in probe.seconds}
-    rest = [total - sum(values) for total, *values in zip(whole, *stages.values(), strict=True)]
-    parts = {
-        name: {**spread(values), "peak_bytes": probe.peak[name]} for name, values in probe.seconds.items()
-    }
-    return {
-        "watched_s": median(whole),
-        "stages": {
-            **{name: parts[name] for name in stages},
-            "rest": {**spread(rest), "peak_bytes": probe.peak["whole"]},
-        },
-        "components": {name: part for name, part in parts.items() if name not in stages and name != "whole"},
-    }
+def _components(detector: Detector, step: Callable[[], object]) -> dict[str, list[float]]:
+    """Seconds of each part in each of a few repetitions under the profiler; on a GPU of its kernels."""
+    gpu = detector.device.type == "cuda"
+    found: dict[str, list[float]] = {}
+    for _ in range(PROFILED):
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+        with _named(detector), profile(activities=activities, acc_events=True) as profiler:
+            with record_function("whole"):
+                step()
+        seconds = dict.fromkeys(("whole", *STAGES, *COMPONENTS, "convolutions"), 0.0)
+        for event in profiler.key_averages():
+            name = "convolutions" if event.key.startswith(CONVOLUTIONS) else event.key
+            if name in seconds and event.device_type == DeviceType.CPU:
+                seconds[name] += 1e-6 * (event.device_time_total if gpu else event.cpu_time_total)
+        for name, value in seconds.items():
+            found.setdefault(name, []).append(value)
+    return {name: values for name, values in found.items() if any(values)}
 
 
 @contextmanager
-def watched(detector: Detector, probe: Probe) -> Iterator[None]:
-    """Attach the probe to the detector's stages and to the parts of its network. Not taken off the network again."""
+def _named(detector: Detector) -> Iterator[None]:
+    """The parts of the detector under their names in the profile, while the block runs."""
     model: Any = detector.model
-    for name, title in MODULES.items():
-        if getattr(model, name) is not None:
-            probe.watch_module(getattr(model, name), title)
-    probe.watch_module(model.depth_net.reduce, "depth network")
-    probe.watch_method(model.depth_net, "branches", "depth network")
-    probe.watch_method(model.view_transform, "plan", "plan")
-    probe.watch_method(detector, "_prepare", "preprocess")
-    for stage in ("encode", "lift", "detect"):
-        probe.watch_method(model, stage, stage)
-    decode = detector_module.boxes_from_maps
-    detector_module.boxes_from_maps = probe.wrapped(decode, "decode")
-    try:
+    parts = [(attrgetter(path)(model), "forward", name) for name, paths in COMPONENTS.items() for path in paths]
+    parts += [(model.depth_net, "branches", "depth network"), (detector_module, "boxes_from_maps", "decode")]
+    parts += [(model, name, name) for name in ("encode", "plan", "lift", "detect")]
+
+    def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with record_function(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    with ExitStack() as stack:
+        for owner, attribute, name in parts:
+            if owner is not None:
+                stack.enter_context(patch.object(owner, attribute, named(getattr(owner, attribute), name)))
         yield
-    finally:
-        detector_module.boxes_from_maps = decode
-
-
-def main(arguments: list[str]) -> int:
-    case, result = map(Path, arguments)
-    try:
-        text = json.dumps(measure(Case(**json.loads(case.read_text()))))
-    except (BevnextError, torch.cuda.OutOfMemoryError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    result.write_text(text)
-    return 0
-
-
-def case_to_json(case: Case) -> str:
-    return json.dumps(dataclasses.asdict(case))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

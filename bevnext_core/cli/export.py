@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from bevnext_benchmarks.workload import network_inputs
 from bevnext_core.checkpoint import load_checkpoint
 from bevnext_core.errors import BevnextError
+from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.export.package import (
     DTYPES,
     ExportedNetwork,
@@ -81,9 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def inputs(model: BEVNeXt, start: int) -> tuple[torch.Tensor, torch.Tensor, CameraGeometry]:
     """Images, colours and geometry of one frame of a noise drive."""
-    device = next(model.parameters()).device
-    images, colors, geometry = network_inputs(model.config, 1, 1, device, start)
-    return images[0, 0], colors[0, 0], geometry
+    return network_inputs(model.config, next(model.parameters()).device, start)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import bevnext_core.network.crf as crf_module
-from bevnext_benchmarks.workload import network_inputs
+from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.export.package import EncodeProgram, ExportError
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras
 from bevnext_core.network.camera_geometry import CameraGeometry
@@ -168,8 +168,7 @@ def export_onnx(model: BEVNeXt, path: str | Path) -> dict[str, float | None]:
 
 def onnx_inputs(model: BEVNeXt, start: int) -> dict[str, dict[str, Tensor]]:
     """Named inputs of each file for one frame of a noise drive."""
-    images, colors, geometry = network_inputs(model.config, 1, 1, torch.device("cpu"), start)
-    images, colors = images[0, 0], colors[0, 0]
+    images, colors, geometry = network_inputs(model.config, start=start)
     parameters = geometry.camera_parameters().flatten(0, 2)
     encoded = model.encode(images, colors, parameters)
     cells = onnx_cells(model, geometry)

@@ -112,7 +112,7 @@ def _about(weights: Path, detector: Any, drive: str, device: str) -> dict[str, s
     """What was run, for the page."""
     import torch
 
-    from bevnext_benchmarks.step import machine
+    from bevnext_core.machine import machine
 
     values = sum(parameter.numel() for parameter in detector.model.parameters())
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bevnext_benchmarks.workload import network_inputs
+from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.network import perspective_refinement
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.perspective_refinement import CameraCrossAttention
@@ -37,7 +37,7 @@ def attention() -> CameraCrossAttention:
 @pytest.fixture(scope="module")
 def inputs() -> tuple[Tensor, Tensor, Tensor, CameraGeometry]:
     torch.manual_seed(2)
-    _, _, geometry = network_inputs(CONFIG, SAMPLES, 1, torch.device("cpu"))
+    _, _, geometry = network_inputs(CONFIG, rigs=SAMPLES)
     geometry.valid[1, 0, 3] = False
     cells, channels = CONFIG.bev.size**2, CONFIG.channels
     features = torch.randn(SAMPLES, len(CONFIG.cameras), channels, *CONFIG.image.feature_size)

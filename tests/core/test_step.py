@@ -7,21 +7,20 @@ import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
-from bevnext_benchmarks import step_options, workload
-from bevnext_benchmarks.workload import drive_frame, network_inputs, random_network
+from bevnext_benchmarks.random_network import random_network
 from bevnext_core.cli import detect as detect_command
-from bevnext_core.config import ConfigError, config_to_mapping
+from bevnext_core.config import ConfigError
 from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import BevnextError
+from bevnext_core.export import noise_drive
+from bevnext_core.export.noise_drive import drive_frame, network_inputs
 from bevnext_core.export.package import DetectProgram, EncodeProgram, ExportedNetwork, example_inputs
 from bevnext_core.frame import CameraFrame
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
@@ -45,13 +44,13 @@ def small2() -> BEVNeXt:
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[BEVNeXt]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workload, "SOURCE_SIZE", (320, 180))
+        patch.setattr(noise_drive, "SOURCE_SIZE", (320, 180))
         yield random_network(TINY)
 
 
 @pytest.fixture
 def tiny_drive(monkeypatch: pytest.MonkeyPatch) -> list[CameraFrame]:
-    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
+    monkeypatch.setattr(noise_drive, "SOURCE_SIZE", (320, 180))
     return [drive_frame(TINY, index) for index in range(4)]
 
 
@@ -303,7 +302,7 @@ def test_what_comes_out_is_the_callers_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_package_is_not_compiled_again(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
+    monkeypatch.setattr(noise_drive, "SOURCE_SIZE", (320, 180))
     package = ExportedNetwork(tiny, uncompiled(tiny))
     with pytest.raises(ConfigError, match="compiled already"):
         Detector(package, options=DetectorOptions(compile=True))
@@ -312,8 +311,7 @@ def test_a_package_is_not_compiled_again(tiny: BEVNeXt, monkeypatch: pytest.Monk
 def programs(model: BEVNeXt) -> Iterator[tuple[torch.nn.Module, tuple[Tensor, ...]]]:
     """Each program of the folded network with other inputs than zeros."""
     folded = for_inference(model)
-    images, colors, geometry = network_inputs(TINY, 1, 1, torch.device("cpu"))
-    inputs = example_inputs(for_inference(model, packed=False), images[0, 0], colors[0, 0], geometry)
+    inputs = example_inputs(for_inference(model, packed=False), *network_inputs(TINY))
     for name, program in (("encode", EncodeProgram), ("detect", DetectProgram)):
         yield program(folded), inputs[name]
 
@@ -324,7 +322,7 @@ def worst(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
 
 def test_a_compiler_gets_the_network_in_one_piece(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the dense attention nothing breaks the graph. The compiler's place is taken by one that runs the graph."""
-    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
+    monkeypatch.setattr(noise_drive, "SOURCE_SIZE", (320, 180))
     for program, inputs in programs(tiny):
         program.model.refinement.attention.dense = True  # type: ignore[union-attr]
         with torch.inference_mode():
@@ -336,28 +334,13 @@ def test_a_compiler_gets_the_network_in_one_piece(tiny: BEVNeXt, monkeypatch: py
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="needs a C++ compiler")
 def test_compiled(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
     """By PyTorch's own compiler: 'detect'; 'encode' is compiled by the same in tests/core/test_export.py."""
-    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
+    monkeypatch.setattr(noise_drive, "SOURCE_SIZE", (320, 180))
     _, (program, inputs) = programs(tiny)
     with torch.inference_mode():
         found = Accelerated(program, "detect", "default")(*inputs)
         # Exactly 0 would mean that the network itself had run.
         assert 0 < worst(found, program(*inputs)) <= LIMIT
     assert warnings == []
-
-
-def test_the_measurement_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(workload, "SOURCE_SIZE", (320, 180))
-    config = tmp_path / "tiny.yaml"
-    config.write_text(yaml.safe_dump(config_to_mapping(TINY)))
-    ways = ["--ways", "0", "2", "3", "--repeats", "1"]
-    assert step_options.main(["--config", str(config), "--device", "cpu", *ways]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("tiny, fp32, cpu") and len(lines) == 5
-    for line, way in zip(lines[2:], ("frame by frame, PIL", "batched lift, device resize", "CUDA graphs")):
-        *times, difference = map(float, line.removeprefix(way).split())
-        assert len(times) == 3 and min(times) > 0 and difference <= LIMIT
 
 
 # ------------------------------------------------------------------------------- on a GPU

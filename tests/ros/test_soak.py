@@ -43,7 +43,7 @@ def test_a_minute_of_random_faults():
 
 def test_latency_of_the_node_alone_is_measured_over_every_frame():
     """How long it takes is the machine's affair (docs/ros.md); here each frame is measured or counted."""
-    output = run("bevnext_benchmarks/latency.py", "--frames", "20")
+    output = run("-m", "bevnext_benchmarks.latency", "--frames", "20")
     published, drops = re.search(r"^frames: (\d+) of 20 published, drops (.*)$", output, re.M).groups()
     assert 1 <= int(published) <= int(published) + sum(ast.literal_eval(drops).values()) <= 20
     rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if len(line.split()) == 5}

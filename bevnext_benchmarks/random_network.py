@@ -1,0 +1,38 @@
+"""A network to measure where there are no weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bevnext_core.config import ModelConfig
+from bevnext_core.export.noise_drive import network_inputs
+from bevnext_core.network.bevnext import BEVNeXt
+
+
+@torch.no_grad()
+def random_network(config: ModelConfig) -> BEVNeXt:
+    """A network whose activations keep their size through the layers, as a trained one's do.
+
+    Its batch norms take the statistics of one frame, camera parameters (a focal length of 1266) among them.
+    """
+    torch.manual_seed(0)
+    model = BEVNeXt(config)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    for norm in norms:
+        norm.momentum = 1.0
+    # Statistics of a single value would be none: one camera alone needs a second rig.
+    images, colors, geometry = network_inputs(config, rigs=1 if len(config.cameras) > 1 else 2)
+    encoded = model.train().encode(images, colors, geometry.camera_parameters().flatten(0, 2))
+    lifted = model.lift(encoded, model.plan(geometry))
+    model.detect(lifted.repeat(1, config.history.frames + 1, 1, 1), encoded, geometry)
+    for norm in norms:
+        norm.momentum = 0.1
+    # A camera parameter that no camera of this rig varies must not blow up where another rig does.
+    first = model.depth_net.parameter_norm
+    assert first.running_mean is not None and first.running_var is not None
+    first.running_var += (0.1 * first.running_mean) ** 2 + 0.01
+    return model.eval()
