@@ -114,6 +114,7 @@ setup(
             "ruff",
             "mypy",
             "import-linter",
+            "check-jsonschema",
             "types-PyYAML",
             "types-tqdm",
         ],

@@ -3,7 +3,8 @@
 
     python scripts/run_checks.py [--lint-only] [pytest's arguments]
 
-Every check runs even if one before it failed. ruff and mypy count as one check each, beside the tests.
+Every check runs even if one before it failed. ruff, mypy and import-linter count as one check each,
+beside the tests.
 The exit code is 0 only if nothing failed and tests were run to their end.
 """
 
@@ -22,9 +23,9 @@ REPORT = ROOT / ".checks" / "pytest.xml"
 
 
 def run(*arguments: str) -> int:
-    """Run `python -m arguments` in the repository's root and return its exit code."""
-    print(f"$ python -m {' '.join(arguments)}", flush=True)
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+    """Run `python arguments` in the repository's root and return its exit code."""
+    print(f"$ python {' '.join(arguments)}", flush=True)
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL).returncode
 
 
 def read_report(path: Path) -> tuple[int, int, int]:
@@ -48,7 +49,12 @@ def main() -> int:
 
     passed = failed = skipped = 0
     trouble = []
-    for name, command in (("ruff", ["ruff", "check", "."]), ("mypy", ["mypy"])):
+    layers = "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
+    for name, command in (
+        ("ruff", ["-m", "ruff", "check", "."]),
+        ("mypy", ["-m", "mypy"]),
+        ("import-linter", ["-c", layers, "--no-logo"]),
+    ):
         if run(*command) == 0:
             passed += 1
         else:
@@ -58,7 +64,7 @@ def main() -> int:
     if not lint_only:
         REPORT.unlink(missing_ok=True)
         REPORT.parent.mkdir(parents=True, exist_ok=True)
-        code = run("pytest", f"--junitxml={os.path.relpath(REPORT, ROOT)}", *arguments)
+        code = run("-m", "pytest", f"--junitxml={os.path.relpath(REPORT, ROOT)}", *arguments)
         if REPORT.is_file():
             counts = read_report(REPORT)
             passed, failed, skipped = passed + counts[0], failed + counts[1], skipped + counts[2]

@@ -1,8 +1,10 @@
-"""What the pages link to is there."""
+"""What the pages link to is there; files that other tools read follow their schemas."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -20,3 +22,20 @@ def test_links_lead_to_files(page) -> None:
         if "://" not in link and not (page.parent / link).exists()
     ]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ("vendor.github-workflows", ".github/workflows/*.yml"),
+        ("vendor.github-issue-forms", ".github/ISSUE_TEMPLATE/*.yml"),
+        ("vendor.citation-file-format", "CITATION.cff"),
+    ],
+)
+def test_files_for_the_forge_follow_their_schemas(schema: str, pattern: str) -> None:
+    pytest.importorskip("check_jsonschema")
+    files = sorted(map(str, ROOT.glob(pattern)))
+    assert files
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
