@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
 from bevnext_core.cli.registry import extension
@@ -166,13 +163,15 @@ def detect(
     """Run the detector over all frames of ``reader`` and write the results below ``out``.
 
     Writes ``submission.json`` (key frames only, as nuScenes wants it), and with ``pictures`` also
-    ``frames/<scene>/<nnn>.png`` and ``<scene>.mp4`` or ``.gif``. The detector is reset between scenes. A
-    frame that cannot be read gets an empty result, is reported on stderr and counted; the others go on.
+    ``frames/<scene>/<nnn>.png`` and, with an H.264 encoder, ``<scene>.mp4``. The detector is reset between scenes.
+    A frame that cannot be read gets an empty result, is reported on stderr and counted; the others go on.
 
     Raises:
         DatasetError: no frame at all could be used (nothing is written).
     """
     from tqdm import tqdm
+
+    from bevnext_core.draw.video import write_video
 
     summary = DetectSummary()
     results: dict[str, list[dict[str, Any]]] = {}
@@ -201,7 +200,9 @@ def detect(
                         drawn.append(_draw(reader, ref, frame, detections.above(score_threshold), folder))
                 progress.update()
             if drawn:
-                summary.videos.append(_video(out / scene, drawn, reader.refs(scene)))
+                stamps = [ref.stamp_ns for ref in reader.refs(scene)]
+                if video := write_video(out / f"{scene}.mp4", drawn, stamps):
+                    summary.videos.append(video)
     if not summary.frames:
         raise DatasetError(
             f"none of the {len(summary.failed)} frames could be used; the first: {summary.failed[0]}"
@@ -219,16 +220,3 @@ def _draw(
     path = folder / f"{ref.index:03d}.png"
     write_png(draw_frame(frame, detections, truth, title=f"{ref.scene}, frame {ref.index}"), path)
     return path
-
-
-def _video(stem: Path, paths: list[Path], refs: tuple[FrameRef, ...]) -> Path:
-    from bevnext_core.draw.video import write_video
-    from bevnext_core.images import read_image
-
-    def pictures() -> Iterator[np.ndarray]:
-        for path in paths:
-            yield read_image(path, "picture")
-
-    steps = np.diff([ref.stamp_ns for ref in refs])
-    fps = 1e9 / float(np.median(steps)) if len(steps) else 2.0
-    return write_video(stem, pictures, round(fps, 2))

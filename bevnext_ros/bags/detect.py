@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from bevnext_core.detections import Detections
 from bevnext_core.errors import FrameError, one_line
 from bevnext_core.frame import CameraFrame
@@ -138,6 +136,8 @@ def detect_bag(
     """
     from tqdm import tqdm
 
+    from bevnext_core.draw.video import write_video
+
     out = Path(out)
     summary = BagSummary()
     config = detector.config
@@ -170,7 +170,7 @@ def detect_bag(
                 f"{bag_path}: no frame could be used ({causes or 'none seen'}): {one_line(Exception(reason))}"
             )
     if summary.pictures:
-        summary.video = _video(out, summary.pictures, stamps)
+        summary.video = write_video(out / "detections.mp4", summary.pictures, stamps)
     return summary
 
 
@@ -190,20 +190,6 @@ def _draw(out: Path, number: int, frame: CameraFrame, found: Detections) -> Path
     path = out / "frames" / f"{number:03d}.png"
     write_png(draw_frame(frame, found, None, title=f"frame {number}"), path)
     return path
-
-
-def _video(out: Path, paths: list[Path], stamps: list[int]) -> Path:
-    from bevnext_core.draw.video import write_video
-    from bevnext_core.images import read_image
-
-    def pictures() -> Iterator[np.ndarray]:
-        for path in paths:
-            yield read_image(path, "picture")
-
-    steps = np.diff(stamps)
-    steps = steps[steps > 0]
-    fps = 1e9 / float(np.median(steps)) if len(steps) else 2.0
-    return write_video(out / "detections", pictures, round(fps, 2))
 
 
 def run_detect_bag(

@@ -15,7 +15,7 @@ import numpy as np
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections
 from bevnext_core.draw.cameras import write_png
-from bevnext_core.draw.video import open_video
+from bevnext_core.draw.video import frame_rate, open_video
 from bevnext_core.evaluation.metric import Evaluation, evaluate
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.files import atomic_path
@@ -58,7 +58,7 @@ class Shown:
     boxes: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    video: Path = Path()
+    video: Path | None = None
     sheet: Path = Path()
     picture: Path = Path()
 
@@ -87,7 +87,7 @@ def show(
 ) -> Shown:
     """Stream the first scene of ``reader`` and write below ``out``.
 
-    Writes ``drive.mp4`` (or ``.gif``), ``contact_sheet.png``, ``frame.jpg`` and ``submission.json``.
+    Writes ``drive.mp4`` (with an H.264 encoder), ``contact_sheet.png``, ``frame.jpg`` and ``submission.json``.
 
     Args:
         eval_set: the official split that the scene belongs to.
@@ -100,13 +100,13 @@ def show(
 
     scene = reader.scenes[0]
     refs = reader.refs(scene)
-    shown = Shown(scene, _rate(refs))
+    shown = Shown(scene, frame_rate([ref.stamp_ns for ref in refs]))
     moments = _moments(refs)
     kept: list[np.ndarray] = []
     results: dict[str, list[dict[str, Any]]] = {}
     detector.step(reader.load(refs[0]))  # not timed: what is built or loaded at first use
     detector.reset("new drive")
-    with open_video(out / "drive", shown.fps) as video:
+    with open_video(out / "drive.mp4", shown.fps) as video:
         for ref in tqdm(refs, desc=scene, unit="frame", disable=None):
             start = time.perf_counter()
             frame = reader.load(ref)
@@ -168,12 +168,6 @@ def write_numbers(shown: Shown, about: dict[str, str], path: Path) -> None:
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def _rate(refs: tuple[FrameRef, ...]) -> float:
-    """Frames per second, from the stamps."""
-    steps = np.diff([ref.stamp_ns for ref in refs])
-    return round(1e9 / float(np.median(steps)), 2) if len(steps) else 2.0
 
 
 def _moments(refs: tuple[FrameRef, ...]) -> set[int]:
