@@ -41,7 +41,7 @@ class Shown:
     """What a run gave.
 
     Attributes:
-        scene: the drive; frames, key_frames: streamed; fps: frames per second of the drive and the video.
+        name: of the drive; frames, key_frames: streamed; fps: frames per second of the drive and the video.
         boxes: detections of all frames that were drawn. objects: annotated in the key frames and in the metric's
             range, by class.
         seconds: of each frame, by stage: the detector's own stages, ``detector`` (their sum), ``read`` (six JPEG
@@ -50,7 +50,7 @@ class Shown:
         video, sheet, picture: files.
     """
 
-    scene: str
+    name: str
     fps: float
     evaluation: Evaluation = field(init=False)
     frames: int = 0
@@ -81,6 +81,7 @@ def show(
     detector: FrameDetector,
     out: Path,
     *,
+    name: str,
     eval_set: str,
     score_threshold: float = 0.3,
     camera_width: int = 560,
@@ -90,6 +91,7 @@ def show(
     Writes ``drive.mp4`` (with an H.264 encoder), ``contact_sheet.png``, ``frame.jpg`` and ``submission.json``.
 
     Args:
+        name: of the drive, for people.
         eval_set: the official split that the scene belongs to.
         score_threshold: lowest score drawn; all boxes are scored.
 
@@ -100,21 +102,21 @@ def show(
 
     scene = reader.scenes[0]
     refs = reader.refs(scene)
-    shown = Shown(scene, frame_rate([ref.stamp_ns for ref in refs]))
+    shown = Shown(name, frame_rate([ref.stamp_ns for ref in refs]))
     moments = _moments(refs)
     kept: list[np.ndarray] = []
     results: dict[str, list[dict[str, Any]]] = {}
     detector.step(reader.load(refs[0]))  # not timed: what is built or loaded at first use
     detector.reset("new drive")
     with open_video(out / "drive.mp4", shown.fps) as video:
-        for ref in tqdm(refs, desc=scene, unit="frame", disable=None):
+        for ref in tqdm(refs, desc=name, unit="frame", disable=None):
             start = time.perf_counter()
             frame = reader.load(ref)
             loaded = time.perf_counter()
             found = detector.step(frame)
             stepped = time.perf_counter()
             truth = true_boxes(reader, ref)
-            status = _status(reader, refs, ref, found, stepped - loaded, score_threshold)
+            status = _status(reader, name, ref, found, stepped - loaded, score_threshold)
             drawn = found.above(score_threshold)
             picture = draw_demo(frame, drawn, truth, status, camera_width)
             video.write(picture)
@@ -153,7 +155,7 @@ def write_numbers(shown: Shown, about: dict[str, str], path: Path) -> None:
     """Write score, times and what was run as JSON."""
     content: dict[str, Any] = {
         "about": about,
-        "scene": shown.scene,
+        "drive": shown.name,
         "frames": shown.frames,
         "key_frames": shown.key_frames,
         "frames_per_second": shown.frames_per_second,
@@ -179,17 +181,18 @@ def _moments(refs: tuple[FrameRef, ...]) -> set[int]:
 
 def _status(
     reader: NuScenesReader,
-    refs: tuple[FrameRef, ...],
+    name: str,
     ref: FrameRef,
     found: Detections,
     step_seconds: float,
     threshold: float,
 ) -> Status:
+    refs = reader.refs(ref.scene)
     other = refs[max(ref.index - 1, 0)] if ref.index else refs[min(1, len(refs) - 1)]
     way = (reader.global_from_ego(ref) - reader.global_from_ego(other))[:2, 3]
     seconds = abs(ref.stamp_ns - other.stamp_ns) * 1e-9
     return Status(
-        scene=ref.scene,
+        name=name,
         index=ref.index,
         count=len(refs),
         seconds=(ref.stamp_ns - refs[0].stamp_ns) * 1e-9,
