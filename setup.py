@@ -95,7 +95,10 @@ setup(
         "opencv-python-headless",
         # videos in H.264: what OpenCV's wheel can encode, browsers do not play
         "av",
+        # writes bags and knows the message types; reading goes file by file, by mcap and sqlite3
         "rosbags",
+        "mcap>=1.6",
+        "zstandard",
         "pyquaternion",
         "jinja2",
     ],

@@ -102,6 +102,10 @@ def _handlers(bag: BagReader, stream: RigStream) -> dict[str, tuple[str, str]]:
     for camera in stream.cameras:
         for kind, topic in (("image", camera.image_topic), ("info", camera.info_topic)):
             absolute = "/" + topic.lstrip("/")
+            if absolute in bag.others:
+                raise BagError(
+                    f"{bag.path}: {absolute} is recorded in {bag.others[absolute]}, not in cdr: it is no ROS 2 message"
+                )
             if absolute not in bag.topics:
                 raise BagError(
                     f"{bag.path} has no topic {absolute} (camera '{camera.name}'); set cameras, image_topics and "
