@@ -1,7 +1,7 @@
 """``bevnext detect --bag``: the detector over a recorded bag, without ROS, as fast as it goes.
 
-The same assembler, transform buffer and message conversion as in the node; time is that of the recording, so
-every frame is used: nothing is dropped for being late on a slow machine.
+The same assembler, transform buffer and message conversion as in the node; time is that of the recording, and what
+was recorded later than it is needed is read ahead, so every frame is used: nothing is dropped for being late.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from bevnext_core.detections import Detections
 from bevnext_core.errors import FrameError, one_line
 from bevnext_core.frame import CameraFrame
+from bevnext_ros.bags.read_ahead import Handlers, ReadAhead
 from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagError, BagWriter
 from bevnext_ros.messages.conversions import make_boxes_cloud, make_detections
@@ -59,23 +60,28 @@ def bag_frames(
         BagError: the bag lacks the topics of a camera or any transforms (lists what it has), or is damaged.
     """
     handlers = _handlers(bag, stream)
-    last_ns = 0
-    for message in bag.messages(handlers):
-        last_ns = max(last_ns, message.stamp_ns)
+    ahead = ReadAhead(bag, stream, handlers, summary.warnings.append)
+    ahead.begin()
+    now_ns = bag.span_ns[0]
+    for message in bag.messages({topic for topic, (kind, _) in handlers.items() if kind != "tf"}):
+        now_ns = max(now_ns, message.stamp_ns)
         kind, camera = handlers[message.topic]
         try:
             content = message.decode()
         except BagError as error:
             summary.warnings.append(str(error))
             continue
+        ready = ahead.poses_until(message.stamp_ns)
         if kind == "image":
-            ready = stream.image(camera, content, message.stamp_ns)
+            ready += stream.image(camera, content, now_ns)
         elif kind == "info":
-            ready = stream.camera_info(camera, content, message.stamp_ns)
+            ready += stream.camera_info(camera, content, now_ns)
         else:
-            ready = stream.transform(content, kind == "tf_static", message.stamp_ns)
-        yield from _load(ready, stream, summary, mask_faulty)
-    yield from _load(stream.flush(last_ns), stream, summary, mask_faulty)
+            ready += stream.transform(content, True, now_ns)
+        yield from _load(ready + ahead.poses_for_waiting(now_ns), stream, summary, mask_faulty)
+    # the last frames may need poses from after the last image
+    ready = ahead.poses_until(bag.span_ns[1]) + stream.flush(now_ns)
+    yield from _load(ready, stream, summary, mask_faulty)
     for cause, count in stream.frame_drops.items():
         summary.drops[cause] = summary.drops.get(cause, 0) + count
     if stream.builder.last_fault and summary.drops:
@@ -96,9 +102,8 @@ def _load(
         yield posed, frame
 
 
-def _handlers(bag: BagReader, stream: RigStream) -> dict[str, tuple[str, str]]:
-    """What to do with each topic that is needed: {topic: (kind, camera)}."""
-    handlers: dict[str, tuple[str, str]] = {}
+def _handlers(bag: BagReader, stream: RigStream) -> Handlers:
+    handlers: Handlers = {}
     for camera in stream.cameras:
         for kind, topic in (("image", camera.image_topic), ("info", camera.info_topic)):
             absolute = "/" + topic.lstrip("/")
@@ -145,7 +150,7 @@ def detect_bag(
     out = Path(out)
     summary = BagSummary()
     config = detector.config
-    stream = RigStream(options, config.cameras, config.anchor_camera)
+    stream = RigStream(options, config.cameras, config.anchor_camera, recorded=True)
     output_frame = options.output_frame or options.base_frame
     stamps: list[int] = []
     detector.reset("new bag")

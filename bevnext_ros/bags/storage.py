@@ -6,6 +6,7 @@ without one, foreign quality-of-service profiles and topics that are not in CDR 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sqlite3
@@ -156,6 +157,10 @@ class McapFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._damage(), path.open("rb") as stream:
+            stream.seek(-8, os.SEEK_END)
+            if not MAGIC.get(stream.read()):
+                raise McapError("its end is missing: the recorder was killed, or the copy is incomplete")
+            stream.seek(0)
             summary = SeekingReader(stream).get_summary()
             self._indexed = _is_complete(summary)
             if summary and summary.statistics and self._indexed:
@@ -225,7 +230,7 @@ class McapFile:
         ) as error:
             mended = self._path.with_stem(f"{self._path.stem}_recovered")
             raise BagError(
-                f"{self._path} is truncated or damaged ({type(error).__name__}: {one_line(error)}): mend it with "
+                f"{self._path} is truncated or damaged ({one_line(error)}): mend it with "
                 f"`mcap recover {shlex.quote(str(self._path))} -o {shlex.quote(str(mended))}`"
             ) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bevnext_ros.messages.conversions import add_transforms, calibration_from_camera_info, stamp_ns
@@ -13,6 +14,9 @@ from bevnext_ros.streams.frame_builder import FrameBuilder, PosedFrame
 from bevnext_ros.streams.message_filters_assembler import MessageFiltersAssembler
 from bevnext_ros.streams.transform_buffer import TransformBuffer
 
+_UNLIMITED = 10**9
+"""Seconds, or a number of things: more than any recording has."""
+
 
 class RigStream:
     """Takes images, calibrations and transforms as they come and gives posed frames in order.
@@ -21,17 +25,29 @@ class RigStream:
 
     Args:
         model_cameras, anchor_camera: as in the model's configuration.
+        recorded: the messages are those of a recording: none is given up for being late, all transforms are kept.
 
     Raises:
         ConfigError: the options do not fit the model.
     """
 
-    def __init__(self, options: Options, model_cameras: Sequence[str], anchor_camera: str) -> None:
+    def __init__(
+        self, options: Options, model_cameras: Sequence[str], anchor_camera: str, recorded: bool = False
+    ) -> None:
+        if recorded:
+            late = dict.fromkeys(
+                ("image_deadline", "transform_deadline", "transform_keep"), float(_UNLIMITED)
+            )
+            # with skip and mask, a camera that ends is waited for no longer than silent_after
+            bounded = options.missing_camera == "wait" or options.synchronizer == "message_filters"
+            queue = options.frame_queue if bounded else _UNLIMITED
+            options = replace(options, frame_queue=queue, **late)  # type: ignore[arg-type]
         self.cameras = rig_cameras(options, model_cameras)
         self.model_cameras = tuple(model_cameras)
         names = [camera.name for camera in self.cameras]
         self.anchor = names[self.model_cameras.index(anchor_camera)]
-        self.transforms = TransformBuffer(options.transform_keep, options.backward_jump)
+        kept = {"max_samples": _UNLIMITED} if recorded else {}
+        self.transforms = TransformBuffer(options.transform_keep, options.backward_jump, **kept)
         self.assembler: FrameAssembler | MessageFiltersAssembler
         if options.synchronizer == "message_filters":
             self.assembler = MessageFiltersAssembler(

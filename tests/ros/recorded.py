@@ -53,7 +53,7 @@ def drive() -> list[Recorded]:
     for frame in range(4):
         for number, camera in enumerate(CAMERAS):
             stamp, name = START + frame * SECOND // 2 + number * 1_000_000, camera.lower()
-            info = make_camera_info(FACTORY, stamp, name, K, (160, 90))
+            info = make_camera_info(FACTORY, stamp, name, K.copy(), (160, 90))
             image = make_compressed_image(FACTORY, stamp, name, jpeg)
             found.append(Recorded(f"/{name}/camera_info", INFO, stamp, info))
             found.append(Recorded(f"/{name}/image_raw/compressed", IMAGE, stamp, image))
@@ -106,7 +106,7 @@ def write_mcap(
 
 def frames(path: Path, **options: Any) -> tuple[list[PosedFrame], BagSummary]:
     """What ``bevnext detect --bag`` gives to the network."""
-    stream = RigStream(make_options(options, "the test"), CAMERAS, ANCHOR_CAMERA)
+    stream = RigStream(make_options(options, "the test"), CAMERAS, ANCHOR_CAMERA, recorded=True)
     summary = BagSummary()
     with BagReader(path) as bag:
         return [posed for posed, _ in bag_frames(bag, stream, summary, False)], summary
