@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_dataset_arguments(parser, or_bag="a ROS 2 bag with images, CameraInfo and TF, in place of a data set")
     parser.add_argument("--params", metavar="FILE", help="with --bag: the node's parameter file")
+    parser.add_argument(
+        "--node",
+        metavar="NAME",
+        help="with --params: the node whose parameters count, with its namespace (default: the file's 'detector')",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--scene", action="append", metavar="NAME", help="only this scene (may be repeated)")
     which.add_argument("--split", metavar="NAME", help="only this split, e.g. mini_val (default: all scenes)")
@@ -59,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)"
     )
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32"
-    )
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32")
     parser.add_argument(
         "--compile",
         nargs="?",
@@ -91,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError("--cuda-graphs is gone: give --compile reduce-overhead")
     if args.bag:
         return _detect_in_bag(args)
-    if args.params:
-        raise BevnextError("--params goes with --bag; a data set needs no parameter file")
+    if args.params or args.node:
+        raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
     out = output_folder(args.out, args.force)
     options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(
@@ -139,6 +142,7 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
         args.checkpoint,
         args.out,
         params=args.params,
+        node=args.node or "",
         device=args.device or "auto",
         overrides=_detector_overrides(args),
         pictures=not args.no_pictures,

@@ -207,6 +207,7 @@ def run_detect_bag(
     out: str | Path,
     *,
     params: str | Path | None = None,
+    node: str = "",
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     pictures: bool = True,
@@ -215,12 +216,13 @@ def run_detect_bag(
     """The command: load, run, report. Raises BevnextError.
 
     Args:
-        params: a parameter file as the node's. overrides: parameters by name that go before it.
+        params: a parameter file as the node's. node: whose sections count, ``/robot1/detector``; by default the
+            file's ``detector``. overrides: parameters by name that go before it.
     """
     from bevnext_ros.node.detector_factory import make_detector
     from bevnext_ros.node.parameters import load_options, make_options
 
-    options = make_options({}, "the defaults") if params is None else load_options(params)
+    options = make_options({}, "the defaults") if params is None else load_options(params, node)
     if overrides:
         options = make_options({**asdict(options), **overrides}, "the command line")
     detector = make_detector(options, str(checkpoint), device)
