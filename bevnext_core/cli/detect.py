@@ -41,6 +41,9 @@ class DetectSummary:
     videos: list[Path] = field(default_factory=list)
 
 
+COMPUTES = True
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_dataset_arguments(parser, or_bag="a ROS 2 bag with images, CameraInfo and TF, in place of a data set")

@@ -19,7 +19,10 @@ GROUP = "bevnext.commands"
 
 
 class Command(NamedTuple):
-    """Module of a subcommand (``add_arguments(parser)`` and ``run(args) -> int``) and its line in the help."""
+    """Module of a subcommand and its line in the help.
+
+    The module has ``add_arguments(parser)``, ``run(args) -> int``, and ``COMPUTES = True`` where ``--threads`` applies.
+    """
 
     module: str
     summary: str

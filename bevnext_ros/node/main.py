@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from bevnext_core.errors import BevnextError, one_line
+from bevnext_core.threads import prepare_threads
 
 _STOP_SECONDS = 3.0
 """How long a running inference may go on after a signal; ``ros2 launch`` repeats its own after five."""
@@ -19,6 +20,7 @@ _SPIN_SECONDS = 0.1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The node with the real detector -> exit code: 0 after a signal, 1 when it cannot start."""
+    prepare_threads()
     try:
         import torch  # noqa: F401  # the node's first need, and the one that fails most
     except ImportError as error:

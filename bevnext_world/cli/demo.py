@@ -12,6 +12,8 @@ from bevnext_core.errors import BevnextError
 
 WEIGHTS = "weights/demo_stage2.safetensors"
 
+COMPUTES = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
