@@ -17,7 +17,6 @@ from bevnext_core.errors import FrameError
 from bevnext_ros.messages.factory import MessageFactory
 from bevnext_ros.streams.assembler import SECOND
 from bevnext_ros.streams.calibration import Calibration
-from bevnext_ros.streams.transform_buffer import TransformBuffer
 
 CLOUD_FIELDS = ("x", "y", "z", "length", "width", "height", "yaw", "vx", "vy", "score", "class")
 """Fields of the boxes' point cloud: float32 each, but ``class`` (uint32, index into the class names)."""
@@ -41,20 +40,17 @@ def make_header(factory: MessageFactory, stamp: int, frame: str) -> Any:
     return factory.make("std_msgs/msg/Header", stamp=make_time(factory, stamp), frame_id=frame)
 
 
-def add_transforms(buffer: TransformBuffer, message: Any, static: bool) -> int:
-    """Put a tf2_msgs/TFMessage into ``buffer``; returns how many of its transforms were taken."""
-    taken = 0
+def read_transforms(message: Any) -> Iterator[tuple[str, str, np.ndarray, np.ndarray, int]]:
+    """(parent, child, rotation w x y z, translation, stamp in nanoseconds) of a tf2_msgs/TFMessage's transforms."""
     for item in message.transforms:
         rotation, offset = item.transform.rotation, item.transform.translation
-        taken += buffer.add(
+        yield (
             item.header.frame_id,
             item.child_frame_id,
             np.array([rotation.w, rotation.x, rotation.y, rotation.z]),
             np.array([offset.x, offset.y, offset.z]),
             stamp_ns(item.header),
-            static,
         )
-    return taken
 
 
 def make_transform(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -13,26 +13,18 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from bevnext_core.errors import BevnextError, ConfigError, one_line
-from bevnext_ros.messages.conversions import make_boxes_cloud, make_detections
 from bevnext_ros.messages.factory import RclpyFactory, message_class
 from bevnext_ros.messages.images import image_to_rgb
-from bevnext_ros.messages.markers import make_markers
-from bevnext_ros.node.diagnostics import Diagnostics, Report, make_diagnostics, make_latency
+from bevnext_ros.node.diagnostics import Diagnostics, Report, make_diagnostics
 from bevnext_ros.node.inputs import Inputs
-from bevnext_ros.node.parameters import PARAMETERS, Options, Parameter, make_options, shared_names
+from bevnext_ros.node.outputs import Outputs
+from bevnext_ros.node.parameters import PARAMETERS, REMOVED, Options, Parameter, make_options
 from bevnext_ros.node.worker import DetectionWorker, Result
-from bevnext_ros.streams.drops import DropCounter
+from bevnext_ros.streams.faults import Faults
 from bevnext_ros.streams.frame_builder import PosedFrame
 from bevnext_ros.streams.rig_stream import RigStream
 
 DetectorFactory = Callable[[Options], Any]
-_OUTPUTS = {
-    "detections": "vision_msgs/msg/Detection3DArray",
-    "boxes": "sensor_msgs/msg/PointCloud2",
-    "markers": "visualization_msgs/msg/MarkerArray",
-    "latency": "std_msgs/msg/Float64MultiArray",
-}
-_BOX_OUTPUTS = ("detections", "boxes", "markers")
 _POLL_SECONDS = 0.02
 _STOP_SECONDS = 30.0
 _WARN_SECONDS = 1.0
@@ -44,50 +36,41 @@ class DetectorNode(LifecycleNode):
     Args:
         detector_factory: makes the detector from the options; called when the node is configured. The detector
             has ``config`` (a :class:`bevnext_core.config.ModelConfig`), ``step`` and ``reset``.
-        parameter_files: those that the node was started with: a name in a section for several nodes may be another's.
         node_options: passed on to rclpy's node.
-
-    Raises:
-        ConfigError: a parameter is unknown, removed, of a wrong type, or out of range.
     """
 
-    def __init__(
-        self, detector_factory: DetectorFactory, parameter_files: Sequence[str] = (), **node_options: Any
-    ) -> None:
+    def __init__(self, detector_factory: DetectorFactory, **node_options: Any) -> None:
         super().__init__("detector", **node_options)
         self._make_detector = detector_factory
         for parameter in PARAMETERS:
             self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
-        # rclpy passes over what is given and not declared, typing errors too
-        given = {n: p.value for n, p in self._parameter_overrides.items() if not self.has_parameter(n)}
-        shared = shared_names(parameter_files, self.get_fully_qualified_name())
-        self._options = make_options(self._values() | given, "the node's parameters", shared)
+        for name in REMOVED:  # an undeclared one that a file still sets would go unseen
+            self.declare_parameter(name, None, ParameterDescriptor(dynamic_typing=True))
         self.add_on_set_parameters_callback(self._check_parameters)
         self._factory = RclpyFactory()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._options = make_options({}, "the defaults")
         self._diagnostics = Diagnostics()
         self._detector: Any = None
         self._stream: RigStream | None = None
         self._worker: DetectionWorker | None = None
         self._last_worker: DetectionWorker | None = None
-        self._outputs: dict[str, Any] = {}
+        self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
         self._poll_timer: Any = None
         self._state = "unconfigured"
         self._fault = ""
-        self._note = ""
+        self._faults = Faults(self._warn)
         self._last_warning = 0.0
         self._counted_before: dict[str, int] = {}
         self._seen_before = self._published_before = 0
-        self._unwanted = DropCounter()
         self._diagnostics_output = self.create_publisher(
             message_class("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", 10
         )
-        self._diagnostics_timer = self.create_timer(
-            self._options.diagnostics_period, self._publish_diagnostics, clock=self._steady
-        )
+        period = self.get_parameter("diagnostics_period").value
+        self._diagnostics_timer = self.create_timer(period, self._publish_diagnostics, clock=self._steady)
         self._start_timer: Any = None
-        if self._options.autostart:
+        if self.get_parameter("autostart").value:
             self._start_timer = self.create_timer(0.001, self._autostart, clock=self._steady)
 
     # ------------------------------------------------------------------------------------- life cycle
@@ -100,16 +83,17 @@ class DetectorNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters, load the detector, make the publishers; after an error nothing has changed."""
         try:
-            self._options = make_options(self._values(), "the node's parameters")
+            values = {parameter.name: self.get_parameter(parameter.name).value for parameter in PARAMETERS}
+            values |= {name: value for name in REMOVED if (value := self.get_parameter(name).value) is not None}
+            self._options = make_options(values, "the node's parameters")
             self._detector = self._make_detector(self._options)
             config = self._detector.config
-            self._stream = RigStream(self._options, config.cameras, config.anchor_camera)
+            self._stream = RigStream(self._options, config.cameras, config.anchor_camera, self._faults)
         except BevnextError as error:
             return self._refuse(one_line(error))
         except Exception as error:  # out of memory, a missing library: to be mended and tried again
             return self._refuse(f"the detector cannot be made: {type(error).__name__}: {one_line(error)}")
-        for name, kind in _OUTPUTS.items():
-            self._outputs[name] = self.create_publisher(message_class(kind), f"~/{name}", 10)
+        self._outputs = Outputs(self, self._factory)
         self._fault = ""
         self._state = "inactive"
         return TransitionCallbackReturn.SUCCESS
@@ -131,7 +115,7 @@ class DetectorNode(LifecycleNode):
             self._stream.model_cameras,
             image_to_rgb,
             self._publish,
-            self._warn,
+            self._faults,
             overload=self._options.overload,  # type: ignore[arg-type]  # checked by the table
             queue_size=self._options.overload_queue,
             mask_faulty=self._options.mask_faulty,
@@ -199,9 +183,9 @@ class DetectorNode(LifecycleNode):
         if self._stream is not None:
             self._carry_counts(self._stream.frame_drops)
             self._seen_before += self._stream.seen
-        for publisher in self._outputs.values():
-            self.destroy_publisher(publisher)
-        self._outputs.clear()
+        if self._outputs is not None:
+            self._outputs.close()
+            self._outputs = None
         self._detector = self._stream = None
         gc.collect()
 
@@ -215,51 +199,41 @@ class DetectorNode(LifecycleNode):
     def on_camera_info(self, camera: str, message: Any) -> None:
         """A calibration."""
         if self._stream is not None:
-            before = self._stream.builder.calibration_drops.total
             self._accept(self._stream.camera_info(camera, message, time.monotonic_ns()))
-            if self._stream.builder.calibration_drops.total != before:
-                self._warn(self._stream.builder.last_fault)
 
     def on_tf(self, static: bool, message: Any) -> None:
         """Transforms."""
         if self._stream is not None:
             self._accept(self._stream.transform(message, static, time.monotonic_ns()))
 
+    def on_clock_jump(self, to_ns: int, backward: bool) -> None:
+        """``/clock`` jumped (with ``use_sim_time``)."""
+        if self._stream is not None:
+            self._accept(self._stream.clock_jumped(to_ns, backward, time.monotonic_ns()))
+
     def _poll(self) -> None:
         if self._stream is not None:
             self._accept(self._stream.poll(time.monotonic_ns()))
 
     def _accept(self, frames: list[PosedFrame]) -> None:
+        worker, outputs = self._worker, self._outputs
+        if worker is None or outputs is None:
+            return  # no frame comes: the stream was cleared when they went
         for posed in frames:
-            if self._worker is None or (self._options.only_when_subscribed and not self._is_wanted()):
-                self._unwanted.add("no_subscriber")
+            if self._options.only_when_subscribed and not outputs.is_wanted:
+                worker.skip(posed, "no_subscriber")
             else:
-                self._worker.submit(posed)
-
-    def _is_wanted(self) -> bool:
-        return any(self._outputs[name].get_subscription_count() for name in _BOX_OUTPUTS)
+                worker.submit(posed)
 
     # ------------------------------------------------------------------------------------- outputs
     def _publish(self, result: Result) -> None:
         """In the detector's thread."""
-        options = self._options
-        found = result.detections.above(options.score_threshold, options.max_detections)
-        frame, transform = options.output_frame or options.base_frame, result.posed.output_from_ego
-        for name, make in zip(_BOX_OUTPUTS, (make_detections, make_boxes_cloud, make_markers)):
-            publisher = self._outputs[name]
-            if not options.only_when_subscribed or publisher.get_subscription_count():
-                publisher.publish(make(self._factory, found, transform, frame))
-        now = time.monotonic_ns()
-        seconds = dict(result.seconds)
-        seconds["publish"] = (now - result.inferred_ns) * 1e-9
-        seconds["total"] = (now - result.posed.assembled.newest_arrival_ns) * 1e-9
-        self._diagnostics.note_result(result.detections, seconds, options.slow_frame)
-        if self._outputs["latency"].get_subscription_count():
-            self._outputs["latency"].publish(make_latency(self._factory, seconds))
+        assert self._outputs is not None
+        seconds = self._outputs.publish(result, self._options)
+        self._diagnostics.note_result(result.detections, seconds, self._options.slow_frame)
 
     def _warn(self, text: str) -> None:
-        """Note a fault; into the log at most once a second. Any thread."""
-        self._note = text
+        """Into the log, at most once a second. Any thread."""
         now = time.monotonic()
         if now - self._last_warning >= _WARN_SECONDS:
             self._last_warning = now
@@ -274,7 +248,7 @@ class DetectorNode(LifecycleNode):
         return self._published_before + (self._worker.published if self._worker else 0)
 
     def _frame_drops(self) -> dict[str, int]:
-        parts = [self._counted_before, self._unwanted.snapshot()]
+        parts = [self._counted_before]
         if self._stream is not None:
             parts.append(self._stream.frame_drops)
         if self._worker is not None:
@@ -298,7 +272,7 @@ class DetectorNode(LifecycleNode):
             seen=self._seen,
             published=self._published,
             in_flight=(stream.waiting if stream else 0) + (worker.in_flight if worker else 0),
-            note=self._note or (stream.builder.last_fault if stream else ""),
+            note=self._faults.last(),
             slow_frame=options.slow_frame,
             slow_frames=options.slow_frames,
         )
@@ -310,22 +284,24 @@ class DetectorNode(LifecycleNode):
         self._diagnostics_output.publish(make_diagnostics(self._factory, statuses, name, stamp))
 
     # ------------------------------------------------------------------------------------- parameters
-    def _values(self) -> dict[str, Any]:
-        return {parameter.name: self.get_parameter(parameter.name).value for parameter in PARAMETERS}
-
     def _check_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Live parameters change at once; the others only while the node is unconfigured."""
         table = {parameter.name: parameter for parameter in PARAMETERS}
-        changed = {change.name: change.value for change in changes if change.name in table}
-        try:
-            checked = make_options(changed, "the new value")
-        except ConfigError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        fixed = [name for name in changed if not table[name].live]
-        if fixed and self._state in ("inactive", "active"):
-            reason = f"'{fixed[0]}' takes effect when the node is configured: clean it up first"
-            return SetParametersResult(successful=False, reason=reason)
-        live = {name: getattr(checked, name) for name in changed if table[name].live}
+        live: dict[str, Any] = {}
+        for change in changes:
+            parameter = table.get(change.name)
+            if parameter is None:
+                continue
+            try:
+                value = parameter.check(change.value, "the new value")
+                if not parameter.live and self._state in ("inactive", "active"):
+                    raise ConfigError(
+                        f"'{change.name}' takes effect when the node is configured: clean it up first"
+                    )
+            except ConfigError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            if parameter.live:
+                live[change.name] = value
         self._options = dataclasses.replace(self._options, **live)
         return SetParametersResult(successful=True)
 
@@ -346,8 +322,6 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
         description=parameter.text,
         additional_constraints="; ".join(notes),
         read_only=parameter.read_only,
-        # 1 is a number too, but rclpy would take 1.0 only; the table checks types
-        dynamic_typing=isinstance(parameter.default, float),
     )
     if parameter.limits is not None and isinstance(parameter.default, float):
         low, high = (float(limit) for limit in parameter.limits)

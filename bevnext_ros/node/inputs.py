@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from bevnext_ros.messages.factory import message_class
@@ -27,9 +29,11 @@ class Handlers(Protocol):
 
     def on_tf(self, static: bool, message: Any) -> None: ...
 
+    def on_clock_jump(self, to_ns: int, backward: bool) -> None: ...
+
 
 class Inputs:
-    """Subscribes for ``node`` to the topics of a rig, until :meth:`close`."""
+    """Subscribes for ``node`` to the topics of a rig and to jumps of its clock, until :meth:`close`."""
 
     def __init__(self, node: Any, options: Options, cameras: Sequence[RigCamera], handlers: Handlers) -> None:
         self._node = node
@@ -50,12 +54,26 @@ class Inputs:
             self._subscribe("sensor_msgs/msg/CameraInfo", camera.info_topic, on_info, qos)
             on_image = image_callback(partial(handlers.on_image, camera.name))
             self._subscribe(kind, camera.image_topic, on_image, qos)
+        least = Duration(nanoseconds=int(options.backward_jump * 1e9))
+        threshold = JumpThreshold(
+            min_forward=least,
+            min_backward=Duration(nanoseconds=-least.nanoseconds),
+            on_clock_change=False,
+        )
+        clock = node.get_clock()
+        self._jumps = clock.create_jump_callback(
+            threshold,
+            post_callback=lambda jump: handlers.on_clock_jump(
+                clock.now().nanoseconds, jump.delta.nanoseconds < 0
+            ),
+        )
 
     def _subscribe(self, kind: str, topic: str, callback: Callable[..., None], qos: Any) -> None:
         self._subscriptions.append(self._node.create_subscription(message_class(kind), topic, callback, qos))
 
     def close(self) -> None:
         """Unsubscribe."""
+        self._jumps.unregister()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()

@@ -20,6 +20,7 @@ from bevnext_core.detections import Detections
 from bevnext_core.errors import BevnextError, FrameError
 from bevnext_core.frame import CameraFrame
 from bevnext_ros.streams.drops import DropCounter
+from bevnext_ros.streams.faults import Faults
 from bevnext_ros.streams.frame_builder import PosedFrame, camera_frame
 
 STAGES = ("assemble", "transforms", "queue", "decode", "ready", "inference", "publish", "total")
@@ -28,6 +29,10 @@ inference began, inference ended, published; ``total`` is from first to last."""
 
 _WEIGHT = 0.2
 """Of the latest duration in the running means that predict when the detector will be free."""
+
+
+_REASONS = 4
+"""Most reasons for a reset, before the newest, that frames that were dropped hand on."""
 
 
 class StepDetector(Protocol):
@@ -46,14 +51,14 @@ class Result:
     posed: PosedFrame
     seconds: dict[str, float]
     inferred_ns: int
-    faults: list[BevnextError]
 
 
 @dataclass
 class _Loaded:
+    number: int
     posed: PosedFrame
     frame: CameraFrame
-    faults: list[BevnextError]
+    errors: list[BevnextError]
     started_ns: int
     decoded_ns: int
 
@@ -64,7 +69,7 @@ class DetectionWorker:
     Args:
         model_cameras: names for the :class:`CameraFrame`, in its order.
         decode: ``(message, camera) -> RGB array``, raises FrameError. publish: called for each result, in the
-            detector's thread. warn: gets one line per fault.
+            detector's thread. faults: is told what is wrong.
         overload, queue_size: policy for frames that come while the detector is busy.
         mask_faulty: mask a camera whose image is bad instead of dropping the frame.
     """
@@ -75,7 +80,7 @@ class DetectionWorker:
         model_cameras: Sequence[str],
         decode: Callable[[Any, str], np.ndarray],
         publish: Callable[[Result], None],
-        warn: Callable[[str], None],
+        faults: Faults,
         *,
         overload: Literal["newest", "queue"] = "newest",
         queue_size: int = 10,
@@ -85,18 +90,18 @@ class DetectionWorker:
         self._cameras = tuple(model_cameras)
         self._decode = decode
         self._publish = publish
-        self._warn = warn
+        self._faults = faults
         self._newest = overload == "newest"
         self._limit = 1 if self._newest else queue_size
         self._mask_faulty = mask_faulty
         self._condition = threading.Condition()
-        self._waiting: deque[PosedFrame] = deque()
+        self._waiting: deque[tuple[int, PosedFrame]] = deque()
         self._loaded: _Loaded | None = None
         self._decoding = self._inferring = False
         self._busy_since_ns = 0
         self._decode_ns = self._inference_ns = 0.0
         self._stopped = False
-        self._reset_reason = ""
+        self._reset_reasons: list[tuple[int, str]] = []
         self.drops = DropCounter()
         self.accepted = 0
         self.published = 0
@@ -118,9 +123,15 @@ class DetectionWorker:
                 self.drops.add("deactivated")
                 return
             while len(self._waiting) >= self._limit:
-                self._drop(self._waiting.popleft(), "overload")
-            self._waiting.append(posed)
+                self._drop(*self._waiting.popleft(), "overload")
+            self._waiting.append((self.accepted, posed))
             self._condition.notify_all()
+
+    def skip(self, posed: PosedFrame, cause: str) -> None:
+        """Take a frame that is not to be computed: it is counted, and hands its reset reason on."""
+        with self._condition:
+            self.accepted += 1
+            self._drop(self.accepted, posed, cause)
 
     @property
     def in_flight(self) -> int:
@@ -147,10 +158,11 @@ class DetectionWorker:
         """Whether a thread still runs."""
         return any(thread.is_alive() for thread in self._threads)
 
-    def _drop(self, posed: PosedFrame, cause: str) -> None:
-        """Count a frame; the condition is held. The reason for a reset goes over to the next frame."""
+    def _drop(self, number: int, posed: PosedFrame, cause: str) -> None:
+        """Count a frame; the condition is held. The reason for a reset goes over to the next frame after it."""
         self.drops.add(cause)
-        self._reset_reason = posed.reset_reason or self._reset_reason
+        if posed.reset_reason:
+            self._reset_reasons = [*self._reset_reasons[-_REASONS:], (number, posed.reset_reason)]
 
     def _decode_delay(self) -> float | None:
         """Seconds until the next frame should be decoded; ``None``: not before something happens."""
@@ -168,25 +180,25 @@ class DetectionWorker:
                     self._condition.wait(delay)
                 if self._stopped:
                     return
-                posed = self._waiting.popleft()
+                number, posed = self._waiting.popleft()
                 self._decoding = True
             started = time.monotonic_ns()
             loaded: _Loaded | None = None
             cause = "bad_image"
             try:
-                frame, faults = camera_frame(
-                    posed, self._cameras, self._decode, self._mask_faulty, self._pool.map
+                frame, errors = camera_frame(
+                    posed, self._cameras, self._decode, self._mask_faulty, self._pool.map, self._faults
                 )
-                loaded = _Loaded(posed, frame, faults, started, time.monotonic_ns())
-            except FrameError as error:
-                self._warn(str(error))
+                loaded = _Loaded(number, posed, frame, errors, started, time.monotonic_ns())
+            except FrameError:
+                pass  # told of by camera
             except Exception as error:  # a thread that dies would silence the node
                 cause = "decode_error"
-                self._warn(f"decoding failed: {type(error).__name__}: {error}")
+                self._faults.note("frame decode_error", f"decoding failed: {type(error).__name__}: {error}")
             with self._condition:
                 self._decoding = False
                 if loaded is None:
-                    self._drop(posed, cause)
+                    self._drop(number, posed, cause)
                 elif self._stopped:
                     self.drops.add("deactivated")
                 else:
@@ -204,14 +216,15 @@ class DetectionWorker:
                 loaded, self._loaded = self._loaded, None
                 self._inferring = True
                 self._busy_since_ns = time.monotonic_ns()
-                reasons = dict.fromkeys(r for r in (self._reset_reason, loaded.posed.reset_reason) if r)
-                self._reset_reason = ""
+                reasons = [reason for number, reason in self._reset_reasons if number < loaded.number]
+                reasons += [loaded.posed.reset_reason] if loaded.posed.reset_reason else []
+                self._reset_reasons = [item for item in self._reset_reasons if item[0] > loaded.number]
                 self._condition.notify_all()
-            cause = self._detect(loaded, "; ".join(reasons))
+            cause = self._detect(loaded, "; ".join(dict.fromkeys(reasons)))
             with self._condition:
                 self._inferring = False
                 if cause:
-                    self._drop(loaded.posed, cause)
+                    self._drop(loaded.number, loaded.posed, cause)
                 else:
                     self.published += 1
                 self._condition.notify_all()
@@ -224,10 +237,12 @@ class DetectionWorker:
                 self._detector.reset(reason)
             detections = self._detector.step(loaded.frame)
         except FrameError as error:
-            self._warn(str(error))
+            self._faults.note("frame bad_frame", str(error))
             return "bad_frame"
         except Exception as error:  # out of memory and the like: the next frame may do
-            self._warn(f"the detector failed: {type(error).__name__}: {error}")
+            self._faults.note(
+                "frame inference_error", f"the detector failed: {type(error).__name__}: {error}"
+            )
             self._detector.reset(f"the detector failed ({type(error).__name__})")
             return "inference_error"
         end = time.monotonic_ns()
@@ -236,9 +251,7 @@ class DetectionWorker:
         )
         if self._stopped:
             return "deactivated"
-        self.masked_images.add("bad_image", len(loaded.faults))
-        for fault in loaded.faults:
-            self._warn(f"masked: {fault}")
+        self.masked_images.add("bad_image", len(loaded.errors))
         assembled = loaded.posed.assembled
         points = (
             *(assembled.newest_arrival_ns, assembled.assembled_ns, loaded.posed.posed_ns),
@@ -246,8 +259,9 @@ class DetectionWorker:
         )
         seconds = {name: (b - a) * 1e-9 for name, a, b in zip(STAGES, points, points[1:])}
         try:
-            self._publish(Result(detections, loaded.posed, seconds, end, loaded.faults))
+            self._publish(Result(detections, loaded.posed, seconds, end))
         except Exception as error:  # publishers are gone while shutting down
-            self._warn(f"publishing failed: {type(error).__name__}: {error}")
+            self._faults.note("frame publish_error", f"publishing failed: {type(error).__name__}: {error}")
             return "publish_error"
+        self._faults.heal("frame")
         return ""

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from bevnext_core.errors import ConfigError
 from bevnext_ros.streams.drops import DropCounter
+from bevnext_ros.streams.faults import Faults
 
 SECOND = 1_000_000_000
 MissingPolicy = Literal["wait", "skip", "mask"]
@@ -93,7 +92,7 @@ class FrameAssembler:
         silent_after: seconds in which the anchor camera goes on without a camera, after which ``skip`` and
             ``mask`` do not wait for it.
         queue_size: most frames that wait, and most images kept per camera.
-        backward_jump: a stamp this many seconds behind its camera's newest means that time went back.
+        faults: is told which cameras a dropped frame lacked. topics: names a camera's topic in it.
 
     Raises:
         ConfigError: for an anchor that is no camera, or values out of range.
@@ -109,7 +108,8 @@ class FrameAssembler:
         missing: MissingPolicy = "skip",
         silent_after: float = 1.0,
         queue_size: int = 10,
-        backward_jump: float = 1.0,
+        faults: Faults | None = None,
+        topics: Mapping[str, str] | None = None,
     ) -> None:
         self.cameras = tuple(cameras)
         if anchor not in self.cameras:
@@ -118,15 +118,16 @@ class FrameAssembler:
             raise ConfigError(f"a camera is named twice: {', '.join(self.cameras)}")
         if missing not in ("wait", "skip", "mask"):
             raise ConfigError(f"the policy for missing cameras must be wait, skip or mask, got '{missing}'")
-        if min(max_spread, deadline, silent_after, backward_jump) < 0 or queue_size < 1:
-            raise ConfigError("spread, deadline and jump must not be negative, the queue not below 1")
+        if min(max_spread, deadline, silent_after) < 0 or queue_size < 1:
+            raise ConfigError("spread and deadline must not be negative, the queue not below 1")
         self._anchor = self.cameras.index(anchor)
         self._spread_ns = int(max_spread * SECOND)
         self._deadline_ns = int(deadline * SECOND)
         self._missing = missing
         self._silent_ns = int(silent_after * SECOND)
         self._queue_size = queue_size
-        self._jump_ns = int(backward_jump * SECOND)
+        self._faults = faults or Faults()
+        self._topics = topics or {}
         self._states = [_Camera([], set(), deque(maxlen=_INTERVALS)) for _ in self.cameras]
         self._index = {name: i for i, name in enumerate(self.cameras)}
         self._pending: list[_Pending] = []
@@ -140,7 +141,6 @@ class FrameAssembler:
         self.seen = 0
         """Anchor images received: frames that could be."""
         self.emitted = 0
-        self.jumps = 0
 
     def add(
         self, camera: str, stamp_ns: int, payload: Any, now_ns: int, arrival_ns: int | None = None
@@ -159,18 +159,13 @@ class FrameAssembler:
         self.seen += is_anchor
         if stamp_ns <= 0:
             return self._refuse(index, "zero_stamp", now_ns)
-        if state.last_stamp_ns is not None and stamp_ns < state.last_stamp_ns - self._jump_ns:
-            self._go_back(index, stamp_ns)
         position = bisect.bisect_left([image.stamp_ns for image in state.images], stamp_ns)
         if position < len(state.images) and state.images[position].stamp_ns == stamp_ns:
             return self._refuse(index, "duplicate", now_ns)
-        if self._last_emitted_ns is not None and (
-            stamp_ns <= self._last_emitted_ns
-            if is_anchor
-            else stamp_ns < self._last_emitted_ns - self._spread_ns
-        ):
+        last = self._last_emitted_ns
+        if last is not None and stamp_ns < (last + 1 if is_anchor else last - self._spread_ns):
             # a repeated stamp of a frame that went out already is a duplicate, anything older is late
-            return self._refuse(index, "duplicate" if stamp_ns == self._last_emitted_ns else "late", now_ns)
+            return self._refuse(index, "duplicate" if stamp_ns == last else "late", now_ns)
         if state.last_stamp_ns is None or stamp_ns > state.last_stamp_ns:
             if state.last_stamp_ns is not None:
                 state.intervals.append(stamp_ns - state.last_stamp_ns)
@@ -189,6 +184,13 @@ class FrameAssembler:
         while len(state.images) > self._queue_size:
             self._forget_image(state, 0, "queue_full")
         return frames
+
+    def refuse(self, camera: str, cause: str, now_ns: int) -> list[AssembledFrame]:
+        """Count an image that is not to be used."""
+        index = self._index[camera]
+        self.seen += index == self._anchor
+        self._states[index].last_arrival_ns = now_ns
+        return self._refuse(index, cause, now_ns)
 
     def _refuse(self, index: int, cause: str, now_ns: int) -> list[AssembledFrame]:
         self.image_drops.add(cause)
@@ -222,11 +224,6 @@ class FrameAssembler:
             if self._pending:
                 self._drop_frame(self._pending.pop(0), "missing_camera")
         return frames
-
-    @property
-    def next_deadline_ns(self) -> int | None:
-        """Steady time at which :meth:`poll` will have something to decide, at the latest."""
-        return self._pending[0].deadline_ns if self._pending else None
 
     @property
     def waiting(self) -> int:
@@ -265,6 +262,19 @@ class FrameAssembler:
         # decided only now: while another camera is waited for, this one may come back
         return "missing_camera" if None in chosen and self._missing != "mask" else chosen
 
+    def _lack(self, stamp_ns: int) -> str:
+        """Which cameras have no image for a frame, in words."""
+        lacking = []
+        for name, state in zip(self.cameras, self._states, strict=True):
+            last = state.last_stamp_ns
+            if self._nearest(state, stamp_ns) is None:
+                distance = "it has given none"
+                if last is not None:
+                    way = "older" if last < stamp_ns else "newer"
+                    distance = f"its newest is {abs(last - stamp_ns) / SECOND:.3f} s {way}"
+                lacking.append(f"{name} ({self._topics.get(name, 'no topic')}) has no image near it, {distance}")
+        return "; ".join(lacking)
+
     def _nearest(self, state: _Camera, stamp_ns: int) -> StampedImage | None:
         if not state.images:
             return None
@@ -299,6 +309,8 @@ class FrameAssembler:
 
     def _drop_frame(self, pending: _Pending, cause: str) -> None:
         self.frame_drops.add(cause)
+        if lack := self._lack(pending.image.stamp_ns):
+            self._faults.note(f"frame {cause}", f"a frame was dropped ({cause}): {lack}")
         last = self._last_emitted_ns
         self._last_emitted_ns = pending.image.stamp_ns if last is None else max(last, pending.image.stamp_ns)
 
@@ -319,22 +331,13 @@ class FrameAssembler:
         else:
             self.image_drops.add(cause)
 
-    def _go_back(self, index: int, stamp_ns: int) -> None:
-        """Time went back on one camera: forget the time before, on all cameras that are still in it."""
-        others = [
-            s.last_stamp_ns for i, s in enumerate(self._states) if i != index and s.last_stamp_ns is not None
-        ]
-        reason = f"time went back by {((self._states[index].last_stamp_ns or 0) - stamp_ns) / SECOND:.1f} s"
-        if any(other <= stamp_ns + self._jump_ns for other in others):
-            # another camera is in the new time already, and cleared everything when it went back
-            self._clear_camera(index)
-            if index == self._anchor:
-                self._reset_reason = reason
-        else:
-            self.clear(reason)
-            self.jumps += 1
+    def forget(self, camera: str, reason: str) -> None:
+        """A camera's time went back: what it gave before is dropped. The anchor's next frame carries ``reason``."""
+        self._clear_camera(self._index[camera], "time_jump")
+        if self._index[camera] == self._anchor:
+            self._reset_reason = reason
 
-    def _clear_camera(self, index: int, cause: str = "time_jump") -> None:
+    def _clear_camera(self, index: int, cause: str) -> None:
         state = self._states[index]
         while state.images:
             self._forget_image(state, 0, cause)
@@ -344,10 +347,3 @@ class FrameAssembler:
             self.frame_drops.add(cause, len(self._pending))
             self._pending.clear()
             self._last_emitted_ns = None
-
-
-def offsets_ns(frame: AssembledFrame) -> np.ndarray:
-    """``[N]`` int64: each image's stamp minus the frame's; 0 for a masked camera."""
-    return np.array(
-        [0 if image is None else image.stamp_ns - frame.stamp_ns for image in frame.images], np.int64
-    )

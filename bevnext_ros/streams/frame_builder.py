@@ -17,6 +17,7 @@ from bevnext_core.frame import CameraFrame
 from bevnext_ros.streams.assembler import SECOND, AssembledFrame
 from bevnext_ros.streams.calibration import Calibration, DistortionPolicy, Rectifier
 from bevnext_ros.streams.drops import DropCounter
+from bevnext_ros.streams.faults import Faults
 from bevnext_ros.streams.transform_buffer import Answer, Lookup, TransformBuffer
 
 DROP_CAUSES = {
@@ -64,6 +65,7 @@ class FrameBuilder:
         deadline: seconds that a frame waits for transforms and calibrations. queue_size: most that wait.
         mask_faulty: whether a camera without calibration is masked (True) or stops the frame (False).
         frame_of: the coordinate frame that an image's payload names.
+        faults: is told why frames are dropped and calibrations refused.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class FrameBuilder:
         distortion: DistortionPolicy = "rectify",
         mask_faulty: bool = False,
         frame_of: Callable[[Any], str] = lambda payload: "",
+        faults: Faults | None = None,
     ) -> None:
         self.cameras = tuple(cameras)
         self.transforms = transforms
@@ -95,11 +98,10 @@ class FrameBuilder:
         self._uncalibrated: set[str] = set()
         self._waiting: deque[_Waiting] = deque()
         self._reset_reason = ""
-        self._jumps_seen = transforms.jumps
         self.frame_drops = DropCounter()
         self.calibration_drops = DropCounter()
-        self.last_fault = ""
-        """What the last refused frame or calibration suffered from, for people to read."""
+        self._faults = faults or Faults()
+        self._refusals: dict[str, str] = {}
 
     def set_calibration(self, camera: str, calibration: Calibration) -> bool:
         """Follow a camera's calibration; ``False`` when it was refused (counted; the one before stays).
@@ -107,38 +109,33 @@ class FrameBuilder:
         One that differs from the one before makes the next frame carry a reset reason.
         """
         known = self._calibrations.get(camera)
-        if calibration.same_as(known):
-            return True
-        fault = calibration.fault()
-        if fault is None:
+        if not calibration.same_as(known):
+            fault, cause = calibration.fault(), "invalid"
             try:
-                rectifier = Rectifier(camera, calibration, self._distortion)
+                rectifier = None if fault else Rectifier(camera, calibration, self._distortion)
             except ConfigError as error:
-                self.calibration_drops.add("refused")
-                self.last_fault = str(error)
+                rectifier, fault, cause = None, str(error), "refused"
+            if rectifier is None:
+                self.calibration_drops.add(cause)
+                self._refusals[camera] = f"{camera}: the camera info is ignored: {fault}"
+                self._faults.note(f"camera_info {camera}", self._refusals[camera])
                 return False
             if known is not None:
                 self._reset_reason = f"the calibration of {camera} changed"
             self._calibrations[camera] = calibration
             self._rectifiers[camera] = rectifier
             self._uncalibrated.discard(camera)
-            return True
-        self.calibration_drops.add("invalid")
-        self.last_fault = f"{camera}: the camera info is ignored: {fault}"
-        return False
+        self._refusals.pop(camera, None)
+        self._faults.heal(f"camera_info {camera}")
+        return True
 
     def add(self, frame: AssembledFrame, now_ns: int) -> list[PosedFrame]:
         """Take a frame; returns those that are ready, in order."""
         if frame.reset_reason:
-            if self.transforms.jumps == self._jumps_seen:
-                # the transforms have not noticed yet; otherwise they may be far ahead in the new time
-                self.transforms.rewind(frame.stamp_ns)
-            self._jumps_seen = self.transforms.jumps
             self.clear("time_jump")
         self._waiting.append(_Waiting(frame, now_ns + self._deadline_ns))
         while len(self._waiting) > self._queue_size:
-            self.frame_drops.add("transform_queue_full")
-            self._keep_reason(self._waiting.popleft().frame)
+            self._drop(self._waiting.popleft(), "transform_queue_full")
         return self.poll(now_ns)
 
     def poll(self, now_ns: int) -> list[PosedFrame]:
@@ -151,10 +148,7 @@ class FrameBuilder:
                 final = waiting.cause == DROP_CAUSES[Answer.TOO_OLD]
                 if not final and now_ns < waiting.deadline_ns:
                     break
-                self._waiting.popleft()
-                self.frame_drops.add(waiting.cause)
-                self.last_fault = waiting.detail
-                self._keep_reason(waiting.frame)
+                self._drop(self._waiting.popleft(), waiting.cause)
                 continue
             self._waiting.popleft()
             self._reset_reason = ""
@@ -176,13 +170,11 @@ class FrameBuilder:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    @property
-    def next_deadline_ns(self) -> int | None:
-        return self._waiting[0].deadline_ns if self._waiting else None
-
-    def _keep_reason(self, frame: AssembledFrame) -> None:
-        # the frame that carried the reason is lost: the next one takes it over
-        self._reset_reason = frame.reset_reason or self._reset_reason
+    def _drop(self, waiting: _Waiting, cause: str) -> None:
+        self.frame_drops.add(cause)
+        self._faults.note(f"frame {cause}", f"a frame was dropped ({cause}): {waiting.detail}")
+        # the frame that carried the reason for a reset is lost: the next one takes it over
+        self._reset_reason = waiting.frame.reset_reason or self._reset_reason
 
     def _pose(self, waiting: _Waiting, now_ns: int) -> PosedFrame | None:
         frame = waiting.frame
@@ -208,7 +200,8 @@ class FrameBuilder:
                 continue
             rectifier = self._rectifiers.get(camera)
             if rectifier is None:
-                waiting.cause, waiting.detail = "no_camera_info", f"{camera}: no usable camera info has come"
+                reason = self._refusals.get(camera, f"{camera}: no camera info has come")
+                waiting.cause, waiting.detail = "no_camera_info", reason
                 if self._mask_faulty and (camera in self._uncalibrated or now_ns >= waiting.deadline_ns):
                     self._uncalibrated.add(camera)  # waited for once, not with every frame
                     images[index] = None
@@ -247,6 +240,7 @@ def camera_frame(
     decode: Callable[[Any, str], np.ndarray],
     mask_faulty: bool,
     map_cameras: Callable[[Callable[[int], Any], Sequence[int]], Any] = map,
+    faults: Faults | None = None,
 ) -> tuple[CameraFrame, list[BevnextError]]:
     """Decode and rectify the images of ``posed`` into a :class:`CameraFrame`.
 
@@ -254,29 +248,33 @@ def camera_frame(
         names: the model's camera names, in the order of the frame.
         decode: ``(payload, camera) -> [H, W, 3]`` uint8 RGB; raises a :class:`BevnextError` for bad images.
         mask_faulty: mask a camera whose image is bad; otherwise its error is raised.
-        map_cameras: ``map``, or that of a thread pool.
+        map_cameras: ``map``, or that of a thread pool. faults: is told of each camera whose image is bad.
 
     Returns:
         The frame, and the errors for which cameras were masked (they name the rig's camera).
     """
+    told = faults or Faults()
 
     def load(index: int) -> np.ndarray | BevnextError | None:
         image, rectifier = posed.assembled.images[index], posed.rectifiers[index]
         if image is None or rectifier is None:
             return None
         try:
-            return rectifier(decode(image.payload, rectifier.camera))
+            pixels = rectifier(decode(image.payload, rectifier.camera))
+            told.heal(f"image {rectifier.camera}")
+            return pixels
         except BevnextError as error:
+            told.note(f"image {rectifier.camera}", f"{'masked: ' if mask_faulty else ''}{error}")
             if not mask_faulty:
                 raise
             return error
 
     loaded = list(map_cameras(load, range(len(names))))
-    faults = [item for item in loaded if isinstance(item, BevnextError)]
+    errors = [item for item in loaded if isinstance(item, BevnextError)]
     images = tuple(item if isinstance(item, np.ndarray) else None for item in loaded)
     valid = np.array([image is not None for image in images])
     if not valid.any():
-        raise FrameError("no camera has a usable image: " + "; ".join(map(str, faults)))
+        raise FrameError("no camera has a usable image: " + "; ".join(map(str, errors)))
     stamps = [
         posed.assembled.stamp_ns if image is None else image.stamp_ns for image in posed.assembled.images
     ]
@@ -292,4 +290,4 @@ def camera_frame(
         camera_stamps_ns=np.array(stamps, np.int64),
         valid=valid,
     )
-    return frame, faults
+    return frame, errors

@@ -35,7 +35,6 @@ class MessageFiltersAssembler:
         *,
         max_spread: float,
         queue_size: int,
-        backward_jump: float,
     ) -> None:
         try:
             self._package = importlib.import_module("message_filters")
@@ -48,7 +47,6 @@ class MessageFiltersAssembler:
         self._anchor = self.cameras.index(anchor)
         self._spread = max_spread
         self._queue_size = queue_size
-        self._jump_ns = int(backward_jump * SECOND)
         self._index = {name: i for i, name in enumerate(self.cameras)}
         self._arrivals: dict[int, int] = {}
         self._last_arrival: list[int | None] = [None] * len(self.cameras)
@@ -60,7 +58,6 @@ class MessageFiltersAssembler:
         self.image_drops = DropCounter()
         self.seen = 0
         self.emitted = 0
-        self.jumps = 0
         self._make()
 
     def _make(self) -> None:
@@ -81,14 +78,7 @@ class MessageFiltersAssembler:
         self._last_arrival[index] = now_ns
         last = self._last_stamp[index]
         if stamp_ns <= 0 or stamp_ns == last:
-            cause = "duplicate" if stamp_ns > 0 else "zero_stamp"
-            self.image_drops.add(cause)
-            if is_anchor:
-                self.frame_drops.add(cause)
-            return []
-        if last is not None and stamp_ns < last - self._jump_ns:
-            self.clear(f"time went back by {(last - stamp_ns) / SECOND:.1f} s")
-            self.jumps += 1
+            return self._refuse(is_anchor, "duplicate" if stamp_ns > 0 else "zero_stamp")
         self._last_stamp[index] = stamp_ns
         if is_anchor:
             self._open.append(stamp_ns)
@@ -102,6 +92,24 @@ class MessageFiltersAssembler:
         frames = [frame for messages in self._matched if (frame := self._frame(messages, now_ns)) is not None]
         self._matched.clear()
         return frames
+
+    def refuse(self, camera: str, cause: str, now_ns: int) -> list[AssembledFrame]:
+        """Count an image that is not to be used."""
+        index = self._index[camera]
+        self.seen += index == self._anchor
+        self._last_arrival[index] = now_ns
+        return self._refuse(index == self._anchor, cause)
+
+    def _refuse(self, is_anchor: bool, cause: str) -> list[AssembledFrame]:
+        self.image_drops.add(cause)
+        if is_anchor:
+            self.frame_drops.add(cause)
+        return []
+
+    def forget(self, camera: str, reason: str) -> None:
+        """A camera's time went back. With the anchor's the synchroniser is made anew: it keeps no camera apart."""
+        if self._index[camera] == self._anchor:
+            self.clear(reason)
 
     def _frame(self, messages: tuple[Any, ...], now_ns: int) -> AssembledFrame | None:
         images = []
@@ -141,10 +149,6 @@ class MessageFiltersAssembler:
     def waiting(self) -> int:
         """Anchor images that are not matched yet."""
         return len(self._open)
-
-    @property
-    def next_deadline_ns(self) -> int | None:
-        return None
 
     def ages(self, now_ns: int) -> dict[str, float | None]:
         """Seconds since each camera was heard last; ``None`` for never."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from bevnext_ros.messages.conversions import add_transforms, calibration_from_camera_info, stamp_ns
+from bevnext_ros.messages.conversions import calibration_from_camera_info, read_transforms, stamp_ns
 from bevnext_ros.node.parameters import Options, rig_cameras
-from bevnext_ros.streams.assembler import AssembledFrame, FrameAssembler
+from bevnext_ros.streams.assembler import SECOND, AssembledFrame, FrameAssembler
 from bevnext_ros.streams.drops import DropCounter
+from bevnext_ros.streams.faults import Faults
 from bevnext_ros.streams.frame_builder import FrameBuilder, PosedFrame
 from bevnext_ros.streams.message_filters_assembler import MessageFiltersAssembler
-from bevnext_ros.streams.transform_buffer import TransformBuffer
-
-_UNLIMITED = 10**9
-"""Seconds, or a number of things: more than any recording has."""
+from bevnext_ros.streams.timeline import Source, Timeline, Verdict
+from bevnext_ros.streams.transform_buffer import TransformBuffer, frame_name
 
 
 class RigStream:
@@ -24,38 +22,38 @@ class RigStream:
     All times named ``now_ns`` are of one steady clock. Not thread-safe: one thread feeds it.
 
     Args:
-        model_cameras, anchor_camera: as in the model's configuration.
-        recorded: the messages are those of a recording: none is given up for being late, all transforms are kept.
+        model_cameras, anchor_camera: as in the model's configuration. faults: is told what is wrong.
 
     Raises:
         ConfigError: the options do not fit the model.
     """
 
     def __init__(
-        self, options: Options, model_cameras: Sequence[str], anchor_camera: str, recorded: bool = False
+        self,
+        options: Options,
+        model_cameras: Sequence[str],
+        anchor_camera: str,
+        faults: Faults | None = None,
     ) -> None:
-        if recorded:
-            late = dict.fromkeys(
-                ("image_deadline", "transform_deadline", "transform_keep"), float(_UNLIMITED)
-            )
-            # with skip and mask, a camera that ends is waited for no longer than silent_after
-            bounded = options.missing_camera == "wait" or options.synchronizer == "message_filters"
-            queue = options.frame_queue if bounded else _UNLIMITED
-            options = replace(options, frame_queue=queue, **late)  # type: ignore[arg-type]
         self.cameras = rig_cameras(options, model_cameras)
         self.model_cameras = tuple(model_cameras)
+        self.faults = faults or Faults()
         names = [camera.name for camera in self.cameras]
+        self._topics = {camera.name: camera.image_topic for camera in self.cameras}
         self.anchor = names[self.model_cameras.index(anchor_camera)]
-        kept = {"max_samples": _UNLIMITED} if recorded else {}
-        self.transforms = TransformBuffer(options.transform_keep, options.backward_jump, **kept)
+        self.transforms = TransformBuffer(options.transform_keep)
+        self.timeline = Timeline(
+            names,
+            self.anchor,
+            self._needed_edges,
+            jump=options.backward_jump,
+            keep=options.transform_keep,
+            held_images=options.frame_queue,
+        )
         self.assembler: FrameAssembler | MessageFiltersAssembler
         if options.synchronizer == "message_filters":
             self.assembler = MessageFiltersAssembler(
-                names,
-                self.anchor,
-                max_spread=options.max_spread,
-                queue_size=options.frame_queue,
-                backward_jump=options.backward_jump,
+                names, self.anchor, max_spread=options.max_spread, queue_size=options.frame_queue
             )
         else:
             self.assembler = FrameAssembler(
@@ -66,7 +64,8 @@ class RigStream:
                 missing=options.missing_camera,  # type: ignore[arg-type]  # checked by the table
                 silent_after=options.silent_after,
                 queue_size=options.frame_queue,
-                backward_jump=options.backward_jump,
+                faults=self.faults,
+                topics=self._topics,
             )
         self.builder = FrameBuilder(
             names,
@@ -80,14 +79,27 @@ class RigStream:
             distortion=options.distortion,  # type: ignore[arg-type]
             mask_faulty=options.mask_faulty,
             frame_of=lambda message: message.header.frame_id,
+            faults=self.faults,
         )
+        self._base, self._fixed = options.base_frame, options.fixed_frame
+        self._output = options.output_frame or options.base_frame
+        self._frames = {camera.name: camera.frame for camera in self.cameras}
+        self._edges: set[Source] = set()
+        self._edges_version = -1
 
     def image(
         self, camera: str, message: Any, now_ns: int, arrival_ns: int | None = None
     ) -> list[PosedFrame]:
         """An image message of a camera (named as in the rig) that came in at ``arrival_ns`` (default: now)."""
-        frames = self.assembler.add(camera, stamp_ns(message.header), message, now_ns, arrival_ns)
-        return self._build(frames, now_ns)
+        stamp = stamp_ns(message.header)
+        if not self._frames[camera]:
+            self._frames[camera] = message.header.frame_id
+            self._edges_version = -1
+        if stamp <= 0:
+            self.faults.note(f"stamps {camera}", f"{camera} ({self._topics[camera]}): an image's stamp is zero")
+            return self._build(self.assembler.refuse(camera, "zero_stamp", now_ns), now_ns)
+        arrival = now_ns if arrival_ns is None else arrival_ns
+        return self._take(self.timeline.add(camera, stamp, (message, arrival), now_ns), now_ns)
 
     def camera_info(self, camera: str, message: Any, now_ns: int) -> list[PosedFrame]:
         """A calibration message of a camera."""
@@ -96,22 +108,69 @@ class RigStream:
 
     def transform(self, message: Any, static: bool, now_ns: int) -> list[PosedFrame]:
         """A TF message."""
-        add_transforms(self.transforms, message, static)
-        return self.builder.poll(now_ns)
+        ready = []
+        for parent, child, rotation, translation, stamp in read_transforms(message):
+            sample = (parent, child, rotation, translation, stamp)
+            if static or stamp <= 0:
+                self.transforms.add(*sample, static)
+            else:
+                edge = (frame_name(parent), frame_name(child))
+                ready += self._take(self.timeline.add(edge, stamp, sample, now_ns), now_ns)
+        return ready + self.builder.poll(now_ns) if static else ready
+
+    def clock_jumped(self, to_ns: int, backward: bool, now_ns: int) -> list[PosedFrame]:
+        """``/clock`` jumped to ``to_ns``."""
+        if backward:
+            return self._take(self.timeline.clock_went_back(to_ns), now_ns)
+        self.timeline.clock_went_ahead()
+        return []
 
     def poll(self, now_ns: int) -> list[PosedFrame]:
         """What became due by the time alone."""
-        return self._build(self.assembler.poll(now_ns), now_ns) + self.builder.poll(now_ns)
+        return self._take(self.timeline.poll(now_ns), now_ns)
 
     def flush(self, now_ns: int) -> list[PosedFrame]:
         """The end of the stream: nothing waits any longer."""
-        return self._build(self.assembler.flush(now_ns), now_ns) + self.builder.flush(now_ns)
+        ready = self._take(self.timeline.flush(), now_ns)
+        return ready + self._build(self.assembler.flush(now_ns), now_ns) + self.builder.flush(now_ns)
 
     def clear(self, reason: str, cause: str) -> None:
         """Drop everything that waits and all dynamic transforms; frames are counted under ``cause``."""
+        for refused in self.timeline.clear().refused:
+            if refused.message.source in self._topics:
+                self.assembler.refuse(refused.message.source, cause, refused.message.item[1])
         self.builder.clear(cause)
         self.assembler.clear(reason, cause)
         self.transforms.clear_dynamic()
+
+    def _take(self, verdict: Verdict, now_ns: int) -> list[PosedFrame]:
+        """Do what the timeline says -> frames that are ready."""
+        ready = []
+        if verdict.everything:
+            self.builder.clear("time_jump")
+        for source, by_ns in verdict.rewound.items():
+            if source in self._topics:
+                self.assembler.forget(source, f"time went back by {by_ns / SECOND:.1f} s")
+            else:
+                self.transforms.forget(source[1])  # type: ignore[index]  # (parent, child)
+        for refused in verdict.refused:
+            source, cause, by = refused.message.source, refused.cause, refused.by_ns / SECOND
+            if source in self._topics:
+                text = f"{source} ({self._topics[source]}): an image comes {by:.1f} s too {cause}"
+                self.faults.note(f"stamps {source}", f"{text} by its stamp and is not used")
+                ready += self._build(self.assembler.refuse(source, cause, now_ns), now_ns)
+            else:
+                parent, child = refused.message.item[:2]
+                self.transforms.refuse(parent, child, cause, by)
+        for message in verdict.passed:
+            if message.source in self._topics:
+                self.faults.heal(f"stamps {message.source}")
+                image, arrival_ns = message.item
+                frames = self.assembler.add(message.source, message.stamp_ns, image, now_ns, arrival_ns)
+                ready += self._build(frames, now_ns)
+            else:
+                self.transforms.add(*message.item)
+        return ready + self._build(self.assembler.poll(now_ns), now_ns) + self.builder.poll(now_ns)
 
     def _build(self, frames: list[AssembledFrame], now_ns: int) -> list[PosedFrame]:
         ready = []
@@ -119,15 +178,24 @@ class RigStream:
             ready += self.builder.add(frame, now_ns)
         return ready
 
+    def _needed_edges(self) -> set[Source]:
+        """The moving edges on which the poses of this rig depend."""
+        if self._edges_version != self.transforms.version:
+            pairs = [(self._fixed, self._base), (self._output, self._base)]
+            pairs += [(self._base, frame) for frame in self._frames.values() if frame]
+            self._edges = set().union(*(self.transforms.dynamic_edges(*pair) for pair in pairs))
+            self._edges_version = self.transforms.version
+        return self._edges
+
     @property
     def seen(self) -> int:
         """Frames that could be: images of the anchor camera."""
-        return self.assembler.seen
+        return self.assembler.seen + self.timeline.held(self.anchor)
 
     @property
     def waiting(self) -> int:
-        """Frames that wait for images, calibrations or transforms."""
-        return self.assembler.waiting + self.builder.waiting
+        """Frames that wait for images, calibrations, transforms, or a decision on their time."""
+        return self.assembler.waiting + self.builder.waiting + self.timeline.held(self.anchor)
 
     @property
     def frame_drops(self) -> dict[str, int]:

@@ -61,8 +61,6 @@ class TransformBuffer:
 
     Args:
         keep: seconds of dynamic transforms kept per edge, counted back from its newest sample.
-        backward_jump: seconds by which a stamp must fall behind the newest of its edge to be taken for
-            time that went back (a bag that loops, a simulation restarted) rather than a late message.
         max_samples: most samples per edge; the oldest go first.
         max_frames: most child frames; transforms of further ones are dropped.
     """
@@ -70,17 +68,18 @@ class TransformBuffer:
     def __init__(
         self,
         keep: float = 10.0,
-        backward_jump: float = 1.0,
         max_samples: int = 10_000,
         max_frames: int = 2_000,
     ) -> None:
         self._keep_ns = int(keep * SECOND)
-        self._jump_ns = int(backward_jump * SECOND)
         self._max_samples = max_samples
         self._max_frames = max_frames
         self._edges: dict[str, _Edge] = {}
+        self._remarks: dict[str, str] = {}
+        self._parents: dict[str, list[str]] = {}
         self.drops = DropCounter()
-        self.jumps = 0
+        self.version = 0
+        """Grows whenever the tree takes another shape."""
 
     def add(
         self,
@@ -96,8 +95,9 @@ class TransformBuffer:
         Dropped are: NaN or infinity and quaternions far from unit length (``invalid``), dynamic transforms
         without a stamp (``zero_stamp``), a frame that is its own parent (``self_transform``), samples older
         than what is kept (``too_old``), a second sample of one stamp (``duplicate``) and frames above the
-        bound (``too_many_frames``). A stamp far behind the newest of its edge clears all dynamic transforms;
-        another parent replaces the samples under the one before (``other_parent_replaced``).
+        bound (``too_many_frames``). Another parent replaces the samples under the one before
+        (``other_parent_replaced``). Whether a stamp is of the present time is for
+        :class:`bevnext_ros.streams.timeline.Timeline` to say.
         """
         parent, child = frame_name(parent), frame_name(child)
         quaternion = np.asarray(rotation_wxyz, np.float64)
@@ -114,17 +114,15 @@ class TransformBuffer:
             return False
         sample = (quaternion / norm, offset)
         edge = self._edges.get(child)
-        if edge is not None and not static and edge.stamps and stamp_ns < edge.stamps[-1] - self._jump_ns:
-            self.clear_dynamic()
-            self.jumps += 1
-            edge = None
         if edge is None or edge.parent != parent or edge.static != static:
             if child not in self._edges and len(self._edges) >= self._max_frames:
                 self.drops.add("too_many_frames")
                 return False
             if edge is not None and edge.parent != parent:
                 self.drops.add("other_parent_replaced", len(edge.stamps))
+                self._parents[child] = sorted((edge.parent, parent))
             edge = self._edges[child] = _Edge(parent, static)
+            self.version += 1
         if static:
             edge.stamps, edge.samples = [0], [sample]
             return True
@@ -148,16 +146,34 @@ class TransformBuffer:
             del edge.stamps[:first], edge.samples[:first]
         return True
 
+    def refuse(self, parent: str, child: str, cause: str, by: float) -> None:
+        """Count a sample that is not of the present time: ``late`` or ``early`` by so many seconds."""
+        self.drops.add(cause)
+        child = frame_name(child)
+        if child in self._remarks or len(self._remarks) < self._max_frames:
+            name = f"'{frame_name(parent)}' -> '{child}'"
+            self._remarks[child] = f"of {name} a sample was refused that came {by:.1f} s too {cause}"
+
+    def forget(self, child: str) -> None:
+        """Forget the samples of one frame, unless they are static."""
+        edge = self._edges.get(frame_name(child))
+        if edge is not None and not edge.static:
+            del self._edges[frame_name(child)]
+            self.version += 1
+
     def clear_dynamic(self) -> None:
         """Forget all transforms that are not static."""
         self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
+        self.version += 1
 
-    def rewind(self, stamp_ns: int) -> None:
-        """Another stream's time went back to ``stamp_ns``: clear what still lives in the time before."""
-        newest = max((e.stamps[-1] for e in self._edges.values() if not e.static), default=stamp_ns)
-        if newest > stamp_ns + self._jump_ns:
-            self.clear_dynamic()
-            self.jumps += 1
+    def dynamic_edges(self, target: str, source: str) -> set[tuple[str, str]]:
+        """The edges (parent, child) between two frames that are not static; none if nothing joins them."""
+        up_source, up_target = self._ancestors(frame_name(source)), self._ancestors(frame_name(target))
+        if up_source[-1] != up_target[-1]:
+            return set()
+        children = {frame for frame in {*up_source} ^ {*up_target} if frame in self._edges}
+        edges = {(self._edges[child].parent, child) for child in children}
+        return {edge for edge in edges if not self._edges[edge[1]].static}
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> Lookup:
         """``target_from_source`` at ``stamp_ns``."""
@@ -169,9 +185,9 @@ class TransformBuffer:
         shared = set(up_target)
         common = next((frame for frame in up_source if frame in shared), None)
         if common is None:
+            detail = f"no transforms join '{target}' and '{source}': {self._roots(target, source)}"
             return Lookup(
-                Answer.NOT_CONNECTED,
-                detail=f"no transforms join '{target}' and '{source}' ({self._roots(target, source)})",
+                Answer.NOT_CONNECTED, detail=self._with_remarks(detail, [*up_source, *up_target])
             )
         parts = []
         for frames in (up_source, up_target):
@@ -179,7 +195,7 @@ class TransformBuffer:
             for child in frames[: frames.index(common)]:
                 step = self._at(child, stamp_ns)
                 if step.transform is None:
-                    return step
+                    return Lookup(step.answer, detail=self._with_remarks(step.detail, frames))
                 transform = step.transform @ transform
             parts.append(transform)
         return Lookup(Answer.OK, invert_rigid(parts[1]) @ parts[0])
@@ -205,11 +221,25 @@ class TransformBuffer:
         return list(chain)
 
     def _roots(self, *frames: str) -> str:
+        """Where the way between two frames is broken."""
         roots = {frame: self._ancestors(frame)[-1] for frame in frames}
-        return ", ".join(
-            f"'{f}' is unknown" if r == f and not self._is_known(f) else f"'{f}' hangs under '{r}'"
-            for f, r in roots.items()
-        )
+        unknown = [frame for frame in frames if not self._is_known(frame)]
+        if unknown:
+            return ", ".join(f"no transform names '{frame}'" for frame in unknown)
+        hang = ", ".join(f"'{f}' hangs under '{r}'" for f, r in roots.items() if f != r)
+        missing = " and ".join(f"'{root}'" for root in dict.fromkeys(roots.values()))
+        return f"no transform comes between {missing}" + (f" ({hang})" if hang else "")
+
+    def _with_remarks(self, detail: str, frames: list[str]) -> str:
+        """A failed look-up's detail with what is known to be wrong on its way."""
+        remarks = []
+        for frame in dict.fromkeys(frames):
+            if frame in self._parents:
+                one, other = self._parents[frame]
+                remarks.append(f"'{frame}' has two parents, '{one}' and '{other}'")
+            if frame in self._remarks:
+                remarks.append(self._remarks[frame])
+        return "; ".join([detail, *remarks])
 
     def _is_known(self, frame: str) -> bool:
         return frame in self._edges or any(edge.parent == frame for edge in self._edges.values())

@@ -26,6 +26,7 @@ from bevnext_ros.messages.conversions import (
     make_camera_info,
     make_compressed_image,
     make_header,
+    make_time,
     make_transform,
     stamp_ns,
 )
@@ -123,6 +124,7 @@ class Rig:
         self.latencies: list[list[float]] = []
         self.diagnostics: list[dict[str, Any]] = []
         self.wanted: list[Any] = []
+        self.clock: Any = None
         values = {
             "image_reliability": "reliable",
             "image_depth": 100,
@@ -245,8 +247,10 @@ class Rig:
         return make_transform(self.factory, parent, child, rotation, pose[:3, 3], stamp)
 
     def publish_pose(self, stamp: int, pose: np.ndarray | None = None) -> None:
-        pose = ego_pose(stamp) if pose is None else pose
-        items = [self._transform("odom", "base_link", pose, stamp)]
+        self.publish_transform("odom", "base_link", ego_pose(stamp) if pose is None else pose, stamp)
+
+    def publish_transform(self, parent: str, child: str, pose: np.ndarray, stamp: int) -> None:
+        items = [self._transform(parent, child, pose, stamp)]
         self.tf.publish(self.factory.make("tf2_msgs/msg/TFMessage", transforms=items))
 
     def publish_poses(self, start: int, end: int, step_ms: int = 20) -> None:
@@ -297,6 +301,12 @@ class Rig:
         for stamp in stamps:
             self.sweep(stamp, **more)
         return stamps
+
+    def publish_clock(self, stamp: int) -> None:
+        if self.clock is None:
+            self.clock = self.node.create_publisher(message_class("rosgraph_msgs/msg/Clock"), "/clock", 10)
+            self.until(self.clock.get_subscription_count, what="the node to listen to the clock")
+        self.clock.publish(self.factory.make("rosgraph_msgs/msg/Clock", clock=make_time(self.factory, stamp)))
 
     # ---------------------------------------------------------------------------------------- watching
     def _on_diagnostics(self, message: Any) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bevnext_core.errors import ConfigError
 from bevnext_ros.streams.assembler import FrameAssembler
+from bevnext_ros.streams.faults import Faults
 
 MS = 1_000_000
 CAMERAS = ("left", "front", "right", "back")
@@ -177,31 +178,43 @@ def test_messages_out_of_order_within_the_deadline_make_the_same_frames():
     ]
 
 
-def test_time_that_goes_back_resets_once_with_a_reason_and_goes_on():
+def test_a_rig_whose_cameras_went_back_begins_anew_with_a_reason():
+    """Which stamps mean that is for the timeline to say (test_timeline.py)."""
     feed = Feed(make())
-    for _ in range(3):  # a bag that loops; cameras cross the seam one by one
+    for lap in range(3):
+        for camera in CAMERAS if lap else ():
+            feed.assembler.forget(camera, "time went back by 2.0 s")
         for i in range(5):
             feed.sweep(10_000 + 500 * i)
         feed.poll(99_000)
-    stamps = [frame.stamp_ns // MS for frame in feed.frames]
-    assert stamps == [10_000, 10_500, 11_000, 11_500, 12_000] * 3
-    assert feed.assembler.jumps == 2
+    assert [frame.stamp_ns // MS for frame in feed.frames] == [10_000, 10_500, 11_000, 11_500, 12_000] * 3
     reasons = [frame.reset_reason for frame in feed.frames]
     assert [bool(reason) for reason in reasons] == ([False] * 5 + [True] + [False] * 4 + [True] + [False] * 4)
-    assert reasons[5] == "time went back by 2.0 s"
     assert accounted(feed.assembler)
 
 
-def test_one_wrong_stamp_in_the_future_costs_only_its_own_camera():
+def test_a_camera_that_went_back_alone_costs_only_its_own_images():
     feed = Feed(make(missing="skip"))
     for i in range(4):
         feed.sweep(1000 + 100 * i)
     feed.image("right", 3_600_000, 1390)
+    feed.assembler.forget("right", "time went back by 3600.0 s")
     for i in range(4, 8):
         feed.sweep(1000 + 100 * i)
-    assert feed.assembler.jumps == 0
     assert [f.stamp_ns // MS for f in feed.frames] == [1000 + 100 * i for i in range(8)]
     assert not any(frame.reset_reason for frame in feed.frames)
+
+
+def test_a_dropped_frame_names_the_cameras_that_it_lacked():
+    faults = Faults()
+    feed = Feed(make(faults=faults, topics={"right": "/right/image", "back": "/back/image"}))
+    for start in (1000, 1100):
+        feed.sweep(start, skip=("right", "back") if start == 1100 else ("back",))
+    feed.poll(5000)
+    assert faults.last().startswith(
+        "a frame was dropped (missing_camera): right (/right/image) has no image near it, its newest is 0.092 s "
+        "older; back (/back/image) has no image near it, it has given none"
+    )
 
 
 def test_flush_gives_what_is_complete_and_drops_the_rest():

@@ -77,7 +77,7 @@ def package(monkeypatch):
 
 def make(**options) -> MessageFiltersAssembler:
     return MessageFiltersAssembler(
-        CAMERAS, "front", **{"max_spread": 0.05, "queue_size": 4, "backward_jump": 1.0, **options}
+        CAMERAS, "front", **{"max_spread": 0.05, "queue_size": 4, **options}
     )
 
 
@@ -115,9 +115,20 @@ def test_time_that_goes_back_makes_the_synchronizer_anew(package):
     a = make()
     feed(a, "front", 100_000)
     assert len(feed(a, "left", 100_000)) == 1
+    feed(a, "front", 101_000)
+    for camera in CAMERAS:
+        a.forget(camera, "time went back by 51.0 s")
     feed(a, "front", 50_000)
     (frame,) = feed(a, "left", 50_000)
-    assert frame.reset_reason == "time went back by 50.0 s" and a.jumps == 1 and accounted(a)
+    assert frame.reset_reason == "time went back by 51.0 s" and accounted(a)
+    assert a.frame_drops.snapshot() == {"time_jump": 1}
+
+
+def test_refused_images_are_counted(package):
+    a = make()
+    assert a.refuse("front", "late", 5) == a.refuse("left", "early", 6) == []
+    assert a.frame_drops.snapshot() == {"late": 1} and a.image_drops.snapshot() == {"early": 1, "late": 1}
+    assert accounted(a) and a.ages(7) == {"left": 1e-9, "front": 2e-9}
 
 
 def test_zero_and_repeated_stamps_are_counted(package):

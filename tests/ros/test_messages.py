@@ -12,7 +12,6 @@ from bevnext_core.geometry import rigid
 from bevnext_ros.bags.types import make_typestore
 from bevnext_ros.messages.conversions import (
     CLOUD_FIELDS,
-    add_transforms,
     calibration_from_camera_info,
     cloud_records,
     detection_rows,
@@ -22,6 +21,7 @@ from bevnext_ros.messages.conversions import (
     make_detections,
     make_header,
     make_transform,
+    read_transforms,
     stamp_ns,
 )
 from bevnext_ros.messages.factory import RclpyFactory, RosbagsFactory
@@ -139,7 +139,7 @@ def test_transforms_survive(kind):
         factory.make("tf2_msgs/msg/TFMessage", transforms=items), "tf2_msgs/msg/TFMessage"
     )
     buffer = TransformBuffer()
-    assert add_transforms(buffer, message, static=False) == 1
+    assert [buffer.add(*item) for item in read_transforms(message)] == [True, False]
     found = buffer.lookup("odom", "base_link", STAMP).transform
     np.testing.assert_allclose(found, rigid(rotation, [1, 2, 3]), atol=1e-12)
     assert buffer.drops.snapshot() == {"invalid": 1}

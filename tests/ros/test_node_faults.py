@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import numpy as np
 import psutil
@@ -150,6 +149,43 @@ def test_a_bag_that_loops_ten_times(start):
     assert all(step["reset"] == "" and len(step["history"]) >= 1 for step in others)
 
 
+def test_other_peoples_messages_of_another_time(start):
+    """Stale and foreign transforms and images among the rig's own: no frame is lost, and none is reset."""
+    rig = start()
+    rig.ready()
+    for number in range(12):
+        stamp = START + number * 100 * MS
+        for edge in (("base_link", "wheel"), ("odom", "base_link")):
+            for other in (stamp - 3 * SECOND, stamp + 10**8 * SECOND):
+                rig.publish_transform(*edge, ego_pose(START), other)
+        rig.publish_transform("base_link", "wheel", ego_pose(START), stamp)
+        if number > 2:
+            rig.publish_image("cam_back", stamp - 3 * SECOND)
+        rig.sweep(stamp)
+    settle(rig, 12)
+    assert all(step["reset"] == "" for step in rig.steps())
+    for step in rig.steps():
+        np.testing.assert_allclose(step["pose"], ego_pose(step["stamp"]), atol=1e-6)
+    assert rig.value("cameras", "images_late") == "9"
+    assert int(rig.value("drops", "transforms_late")) >= 22
+
+
+def test_a_clock_that_goes_back_is_borne_out_by_one_pose(start):
+    rig = start(use_sim_time=True)
+    rig.ready()
+    rig.publish_clock(START + 300 * MS)
+    rig.drive(4, interval_ms=1000)
+    rig.publish_clock(START + 3 * SECOND)
+    rig.until(lambda: len(rig.detections) == 4)
+    rig.publish_clock(START)
+    rig.until(lambda: rig.status()["stamp"] == START, what="the clock to go back")
+    rig.publish_poses(START - 20 * MS, START + 60 * MS)
+    rig.until(lambda: rig.status()["stamp"] == START)
+    rig.drive(1)
+    settle(rig, 5)
+    assert [step["reset"] for step in rig.steps()][4].startswith("time went back by 3.")
+
+
 def test_zero_stamps_and_a_paused_clock(start):
     """use_sim_time without a clock: deadlines run on the steady clock, so nothing hangs."""
     rig = start(use_sim_time=True, image_deadline=0.1)
@@ -250,25 +286,18 @@ def test_distortion_is_rectified(start):
 @pytest.mark.slow
 def test_thirty_hertz_on_a_node_that_manages_one_frame_a_second(start):
     """Memory stays flat, the newest frame wins, the others are counted as overload."""
-    rig = start(wait=1.0, overload="newest", image_reliability="best_effort", image_depth=5)
+    rig = start(wait=1.0, overload="newest", frame_queue=1000)
     rig.ready()
     process = psutil.Process(rig.process.pid)
     memory = []
-    begin = time.monotonic()
-    number = 0
-    while time.monotonic() - begin < 8:
+    for number in range(150):
         rig.sweep(START + number * 33 * MS, pause=False)
-        number += 1
-        rig.spin(max(0.0, begin + number * 0.033 - time.monotonic()))
+        rig.spin(0.033)
         if number % 30 == 0:
             memory.append(process.memory_info().rss)
-    end = START + number * 33 * MS
-    rig.until(lambda: rig.value("node", "frames_in_flight") == "0", timeout=20, what="the last frames")
+    seen = ("node", "frames_seen"), ("node", "frames_in_flight")
+    rig.until(lambda: [rig.value(*key) for key in seen] == ["150", "0"], 60, what="the last frame")
     rig.fresh()
-    assert rig.accounted()
-    drops = rig.drops()
-    assert drops["overload"] > 0.6 * number and 6 <= len(rig.detections) <= 11
-    ages = np.diff(rig.stamps()) / SECOND
-    assert 0.6 < np.median(ages[1:]) < 1.5  # about one of thirty is used, and always a new one
-    assert end - rig.stamps()[-1] < 0.5 * SECOND
-    assert max(memory[3:]) - memory[2] < 15e6, memory
+    assert rig.accounted() and set(rig.drops()) == {"overload"}
+    assert rig.stamps() == sorted(set(rig.stamps())) and rig.stamps()[-1] == START + 149 * 33 * MS
+    assert max(memory[2:]) - memory[1] < 15e6, memory

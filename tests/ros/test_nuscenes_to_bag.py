@@ -16,10 +16,10 @@ from bevnext_ros.bags.nuscenes_to_bag import convert_scene, image_topic, info_to
 from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagError, BagWriter
 from bevnext_ros.messages.conversions import (
-    add_transforms,
     calibration_from_camera_info,
     cloud_records,
     detection_rows,
+    read_transforms,
     stamp_ns,
 )
 from bevnext_ros.streams.transform_buffer import TransformBuffer
@@ -46,7 +46,8 @@ def transforms_of(messages: dict[str, list]) -> TransformBuffer:
     buffer = TransformBuffer(keep=1000.0)
     for topic in ("/tf_static", "/tf"):
         for _, message in messages[topic]:
-            add_transforms(buffer, message, topic == "/tf_static")
+            for item in read_transforms(message):
+                buffer.add(*item, topic == "/tf_static")
     assert buffer.drops.total == 0
     return buffer
 

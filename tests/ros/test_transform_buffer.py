@@ -114,20 +114,63 @@ def test_late_messages_are_sorted_in_and_duplicates_counted():
     buffer = TransformBuffer()
     for t in (1.0, 1.2, 1.1, 1.2):
         add_pose(buffer, "odom", "base_link", arc(t), t)
-    assert buffer.sample_count == 3 and buffer.drops["duplicate"] == 1 and buffer.jumps == 0
+    assert buffer.sample_count == 3 and buffer.drops["duplicate"] == 1
     np.testing.assert_allclose(buffer.lookup("odom", "base_link", round(1.1 * SECOND)).transform, arc(1.1))
 
 
-def test_time_that_goes_back_clears_dynamic_and_keeps_static():
+def test_what_moves_can_be_forgotten_and_what_is_static_stays():
     buffer = deep_tree()
-    add_pose(buffer, "odom", "base_link", arc(0.0), 50.0)
-    assert buffer.jumps == 1
-    assert buffer.lookup("odom", "base_link", round(100.5 * SECOND)).answer is Answer.NOT_YET
+    add_pose(buffer, "base_link", "wheel", np.eye(4), 100.0)
+    for frame in ("base_link", "camera_link", "nowhere"):
+        buffer.forget(frame)
+    assert buffer.lookup("odom", "base_link", round(100.5 * SECOND)).answer is Answer.NOT_CONNECTED
     assert buffer.lookup("base_link", "camera_optical", 1).ok
-    buffer.rewind(round(49.5 * SECOND))  # near the new time: nothing to forget
-    assert buffer.lookup("odom", "base_link", round(50 * SECOND)).ok
-    buffer.rewind(round(20 * SECOND))
-    assert buffer.lookup("odom", "base_link", round(50 * SECOND)).answer is Answer.NOT_CONNECTED
+    assert buffer.lookup("base_link", "wheel", 100 * SECOND).ok
+    buffer.clear_dynamic()
+    assert not buffer.lookup("base_link", "wheel", 100 * SECOND).ok
+
+
+def test_the_moving_edges_between_two_frames():
+    buffer = deep_tree()
+    add_pose(buffer, "camera_link", "gimbal", np.eye(4), 100.0)
+    assert buffer.dynamic_edges("map", "/camera_optical") == {("odom", "base_link")}
+    assert buffer.dynamic_edges("gimbal", "odom") == {("odom", "base_link"), ("camera_link", "gimbal")}
+    assert buffer.dynamic_edges("lidar", "gimbal") == {("camera_link", "gimbal")}
+    assert buffer.dynamic_edges("lidar", "camera_link") == buffer.dynamic_edges("map", "moon") == set()
+    before = buffer.version
+    add_pose(buffer, "camera_link", "gimbal", np.eye(4), 101.0)
+    assert buffer.version == before
+    add_pose(buffer, "lidar", "gimbal", np.eye(4), 102.0)
+    assert buffer.version > before
+    assert buffer.dynamic_edges("lidar", "gimbal") == {("lidar", "gimbal")}
+
+
+def two_parents(buffer):
+    for i in range(3):
+        for parent in ("odom", "gps"):
+            add_pose(buffer, parent, "base_link", np.eye(4), 101 + i * 0.1)
+
+
+@pytest.mark.parametrize(
+    "spoil, query, words",
+    [
+        (two_parents, ("odom", "lidar", 101.1), "'base_link' has two parents, 'gps' and 'odom'"),
+        (two_parents, ("gps", "lidar", 101.0), "'base_link' has two parents, 'gps' and 'odom'"),
+        (lambda b: b.forget("base_link"), ("map", "lidar", 100.5), "comes between 'map' and 'base_link'"),
+        (lambda b: None, ("moon", "lidar", 100.5), "no transform names 'moon'"),
+        (lambda b: None, ("map", "lidar", 101.5), "the newest 'odom' -> 'base_link' is 0.500 s older"),
+        (
+            lambda b: b.refuse("odom", "base_link", "late", 2.0),
+            ("map", "lidar", 101.5),
+            "of 'odom' -> 'base_link' a sample was refused that came 2.0 s too late",
+        ),
+    ],
+)
+def test_a_failed_look_up_names_the_edge_and_the_frames(spoil, query, words):
+    buffer = deep_tree()
+    spoil(buffer)
+    found = buffer.lookup(query[0], query[1], round(query[2] * SECOND))
+    assert not found.ok and words in found.detail, found.detail
 
 
 def test_memory_is_bounded_in_time_samples_and_frames():
@@ -178,8 +221,7 @@ def test_interpolation_is_rigid_symmetric_and_left_invariant(qa, ta, qb, tb, fra
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 3_000), min_size=1, max_size=60), st.integers(0, 3_000))
 def test_any_order_of_messages_answers_like_the_sorted_samples(milliseconds, wanted):
-    """Within the jump threshold, the order of arrival does not matter."""
-    buffer = TransformBuffer(backward_jump=10.0)
+    buffer = TransformBuffer()
     for ms in milliseconds:
         add_pose(buffer, "odom", "base_link", arc(ms / 1000), 1 + ms / 1000)
     stamps = sorted(set(milliseconds))
