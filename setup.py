@@ -28,14 +28,14 @@ def shared_files(folder):
     return pairs
 
 
-def compiled_sources(package):
-    """C++ and CUDA sources below `package`, relative to it: they are compiled where they are installed."""
+def other_files(package):
+    """What else than Python goes with `package`: C++ and CUDA, compiled where they are installed, and templates."""
     found = []
     for root, _, names in sorted(os.walk(package)):
         found += [
             os.path.relpath(os.path.join(root, name), package)
             for name in sorted(names)
-            if name.endswith((".cpp", ".cu", ".h", ".cuh")) or name == "py.typed"
+            if name.endswith((".cpp", ".cu", ".h", ".cuh", ".j2")) or name == "py.typed"
         ]
     return found
 
@@ -73,7 +73,7 @@ setup(
     maintainer_email="bevnext_ros@users.noreply.github.com",
     python_requires=">=3.10",
     packages=find_packages(include=[name for package in PACKAGES for name in (package, f"{package}.*")]),
-    package_data={package: compiled_sources(package) for package in PACKAGES},
+    package_data={package: other_files(package) for package in PACKAGES},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (SHARE, ["package.xml"]),
@@ -95,8 +95,12 @@ setup(
         "opencv-python-headless",
         # videos in H.264: what OpenCV's wheel can encode, browsers do not play
         "av",
+        # writes bags and knows the message types; reading goes file by file, by mcap and sqlite3
         "rosbags",
+        "mcap>=1.6",
+        "zstandard",
         "pyquaternion",
+        "jinja2",
     ],
     extras_require={
         # 1.2 is the first release on opencv-python-headless: older ones bring opencv-python, whose files

@@ -171,8 +171,9 @@ def _type_at(cls: Any, path: tuple[int | str, ...]) -> Any:
 
 def _allowed(fault: Any, cls: type) -> str:
     *path, name = fault["loc"]
-    if fault["type"] == "literal_error":
+    kind = fault["type"]
+    if kind == "literal_error":
         return "one of " + ", ".join(map(str, choices(_type_at(cls, fault["loc"]))))
-    if fault["type"] not in _ALLOWED and isinstance(name, str):
-        return limits(model_fields(_type_at(cls, tuple(path)))[name])
-    return _ALLOWED.get(fault["type"], fault["msg"].removeprefix("Input should be "))
+    if isinstance(name, str) and (kind == "finite_number" or kind not in _ALLOWED):
+        return limits(model_fields(_type_at(cls, tuple(path)))[name]) or _ALLOWED[kind]
+    return _ALLOWED.get(kind, fault["msg"].removeprefix("Input should be "))

@@ -10,9 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.paths import REFERENCE, SAMPLE
+from bevnext_core.threads import prepare_threads
+
+prepare_threads()  # once, before torch: what a test's program sets later is set already
+
+import torch  # noqa: E402
+
+from tests.paths import REFERENCE, SAMPLE  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

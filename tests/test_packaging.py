@@ -159,12 +159,12 @@ def test_all_sub_packages_are_found(package):
     assert {name.split(".")[0] for name in package.packages} <= names
 
 
-def test_compiled_sources_travel(package):
+def test_sources_and_templates_travel(package):
     for name, declared in package.package_data.items():
-        for suffix in (".cpp", ".cu", ".h", ".cuh"):
+        for suffix in (".cpp", ".cu", ".h", ".cuh", ".j2"):
             for path in (ROOT / name).rglob(f"*{suffix}"):
                 assert str(path.relative_to(ROOT / name)) in declared
-    assert any(path.endswith("renderer.cpp") for path in package.package_data["bevnext_world"])
+    assert {"renderer/renderer.cpp", "demo/page.html.j2"} <= set(package.package_data["bevnext_world"])
 
 
 def test_executables_go_where_ros2_run_looks(package):

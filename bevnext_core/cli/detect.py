@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
 from bevnext_core.cli.registry import extension
@@ -44,10 +41,18 @@ class DetectSummary:
     videos: list[Path] = field(default_factory=list)
 
 
+COMPUTES = True
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_dataset_arguments(parser, or_bag="a ROS 2 bag with images, CameraInfo and TF, in place of a data set")
     parser.add_argument("--params", metavar="FILE", help="with --bag: the node's parameter file")
+    parser.add_argument(
+        "--node",
+        metavar="NAME",
+        help="with --params: the node whose parameters count, with its namespace (default: the file's 'detector')",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--scene", action="append", metavar="NAME", help="only this scene (may be repeated)")
     which.add_argument("--split", metavar="NAME", help="only this split, e.g. mini_val (default: all scenes)")
@@ -62,9 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)"
     )
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32"
-    )
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32")
     parser.add_argument(
         "--compile",
         nargs="?",
@@ -94,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError("--cuda-graphs is gone: give --compile reduce-overhead")
     if args.bag:
         return _detect_in_bag(args)
-    if args.params:
-        raise BevnextError("--params goes with --bag; a data set needs no parameter file")
+    if args.params or args.node:
+        raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
     out = output_folder(args.out, args.force)
     options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(
@@ -142,6 +145,7 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
         args.checkpoint,
         args.out,
         params=args.params,
+        node=args.node or "",
         device=args.device or "auto",
         overrides=_detector_overrides(args),
         pictures=not args.no_pictures,
@@ -166,13 +170,15 @@ def detect(
     """Run the detector over all frames of ``reader`` and write the results below ``out``.
 
     Writes ``submission.json`` (key frames only, as nuScenes wants it), and with ``pictures`` also
-    ``frames/<scene>/<nnn>.png`` and ``<scene>.mp4`` or ``.gif``. The detector is reset between scenes. A
-    frame that cannot be read gets an empty result, is reported on stderr and counted; the others go on.
+    ``frames/<scene>/<nnn>.png`` and, with an H.264 encoder, ``<scene>.mp4``. The detector is reset between scenes.
+    A frame that cannot be read gets an empty result, is reported on stderr and counted; the others go on.
 
     Raises:
         DatasetError: no frame at all could be used (nothing is written).
     """
     from tqdm import tqdm
+
+    from bevnext_core.draw.video import write_video
 
     summary = DetectSummary()
     results: dict[str, list[dict[str, Any]]] = {}
@@ -201,7 +207,9 @@ def detect(
                         drawn.append(_draw(reader, ref, frame, detections.above(score_threshold), folder))
                 progress.update()
             if drawn:
-                summary.videos.append(_video(out / scene, drawn, reader.refs(scene)))
+                stamps = [ref.stamp_ns for ref in reader.refs(scene)]
+                if video := write_video(out / f"{scene}.mp4", drawn, stamps):
+                    summary.videos.append(video)
     if not summary.frames:
         raise DatasetError(
             f"none of the {len(summary.failed)} frames could be used; the first: {summary.failed[0]}"
@@ -219,16 +227,3 @@ def _draw(
     path = folder / f"{ref.index:03d}.png"
     write_png(draw_frame(frame, detections, truth, title=f"{ref.scene}, frame {ref.index}"), path)
     return path
-
-
-def _video(stem: Path, paths: list[Path], refs: tuple[FrameRef, ...]) -> Path:
-    from bevnext_core.draw.video import write_video
-    from bevnext_core.images import read_image
-
-    def pictures() -> Iterator[np.ndarray]:
-        for path in paths:
-            yield read_image(path, "picture")
-
-    steps = np.diff([ref.stamp_ns for ref in refs])
-    fps = 1e9 / float(np.median(steps)) if len(steps) else 2.0
-    return write_video(stem, pictures, round(fps, 2))

@@ -12,6 +12,8 @@ from bevnext_core.errors import BevnextError
 DETECTING = ("mode", "crf_canvas", "camera_params", "precision", "device", "submission_out")
 """Options that only make sense where this command detects."""
 
+COMPUTES = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""

@@ -25,6 +25,8 @@ from bevnext_core.network.camera_geometry import CameraGeometry
 LIMITS = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 """Largest relative L2 difference to the eager network that a package may have, by precision."""
 
+COMPUTES = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""

@@ -18,6 +18,7 @@ from typing import Any
 from bevnext_core.cli import registry
 from bevnext_core.cli.registry import COMMANDS
 from bevnext_core.errors import BevnextError, one_line
+from bevnext_core.threads import prepare_threads, use_threads
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -65,6 +66,7 @@ def _load(name: str) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command -> exit code: 0, 2 for a user's mistake (one line on stderr), 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare_threads()
     registry.discover()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
@@ -81,7 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = _load(name)
         parser = argparse.ArgumentParser(prog=f"bevnext {name}", description=COMMANDS[name].summary)
         module.add_arguments(parser)
-        code = int(module.run(parser.parse_args(arguments[1:])))
+        if getattr(module, "COMPUTES", False):
+            parser.add_argument(
+                "--threads", type=int, metavar="N", help="computing threads (default: OMP_NUM_THREADS, or all cores)"
+            )
+        given = parser.parse_args(arguments[1:])
+        use_threads(getattr(given, "threads", None))
+        code = int(module.run(given))
         sys.stdout.flush()
         return code
     except BevnextError as error:

@@ -19,7 +19,10 @@ GROUP = "bevnext.commands"
 
 
 class Command(NamedTuple):
-    """Module of a subcommand (``add_arguments(parser)`` and ``run(args) -> int``) and its line in the help."""
+    """Module of a subcommand and its line in the help.
+
+    The module has ``add_arguments(parser)``, ``run(args) -> int``, and ``COMPUTES = True`` where ``--threads`` applies.
+    """
 
     module: str
     summary: str
@@ -35,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     "check-calibration": Command(
         "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
     ),
+    "doctor": Command("bevnext_core.cli.doctor", "say what this machine has, for a report"),
     "export": Command("bevnext_core.cli.export", "compile a network ahead of time, or write it as ONNX"),
 }
 EXTENSIONS: dict[str, str] = {}

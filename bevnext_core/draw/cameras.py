@@ -20,6 +20,7 @@ from bevnext_core.draw.bev import (
     TRUTH_COLOR,
     BevView,
     BoxLayer,
+    Color,
     class_color,
     draw_bev,
     draw_legend,
@@ -60,39 +61,59 @@ def project_to_camera(frame: CameraFrame, index: int, points: np.ndarray) -> tup
     return project(in_camera, frame.intrinsics[index])
 
 
-def draw_boxes_in_camera(image: np.ndarray, frame: CameraFrame, index: int, layer: BoxLayer) -> None:
-    """Draw boxes into ``image`` in place: camera ``index``'s picture at any size."""
+def image_from_camera(frame: CameraFrame, index: int, image: np.ndarray) -> np.ndarray:
+    """``[3, 3]``: camera ``index``'s coordinates to homogeneous pixels of ``image``, its picture at any size."""
     original = frame.images[index]
     assert original is not None
-    scale = np.array([image.shape[1] / original.shape[1], image.shape[0] / original.shape[0]])
-    transform = camera_from_ego(frame)[index]
+    x, y = image.shape[1] / original.shape[1], image.shape[0] / original.shape[0]
+    # pixel centres are at whole coordinates: the picture's corner is at -0.5
+    resize = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+    return resize @ frame.intrinsics[index]
+
+
+def draw_box_edges(
+    image: np.ndarray, corners: np.ndarray, matrix: np.ndarray, color: Color, thickness: int = 1
+) -> np.ndarray:
+    """Draw a box's edges and the cross on its front, in place; what lies behind the camera is cut off.
+
+    Args:
+        corners: ``[8, 3]`` in the camera frame, in the order of :func:`bevnext_core.boxes.box_corners`.
+        matrix: ``[3, 3]`` from camera coordinates to homogeneous pixels of ``image``.
+
+    Returns:
+        ``[P, 2]`` pixels of the drawn edges' ends, also outside the image; none where the box is behind.
+    """
+    drawn: list[np.ndarray] = []
+    for a, b in _EDGES + _FRONT_CROSS:
+        ends = _clip_near(corners[a], corners[b])
+        if ends is not None:
+            start, end = project(ends, matrix)[0]
+            draw_line(image, start, end, color, 1 if (a, b) in _FRONT_CROSS else thickness)
+            drawn += [start, end]
+    return np.array(drawn).reshape(-1, 2)
+
+
+def draw_boxes_in_camera(image: np.ndarray, frame: CameraFrame, index: int, layer: BoxLayer) -> None:
+    """Draw boxes into ``image`` in place: camera ``index``'s picture at any size."""
+    matrix, transform = image_from_camera(frame, index, image), camera_from_ego(frame)[index]
     with np.errstate(invalid="ignore"):  # a box that is not finite is simply not drawn
         corners = box_corners(layer.boxes) @ transform[:3, :3].T + transform[:3, 3]
-    inside = _may_be_seen(corners, frame.intrinsics[index], (original.shape[1], original.shape[0]))
+    inside = _may_be_seen(corners, matrix, (image.shape[1], image.shape[0]))
     # far boxes first, so that near ones lie on top
     for box in np.argsort(-corners[..., 2].mean(1)):
         if not inside[box]:
             continue
-        color = layer.colors[box]
         # around a small box thick lines would hide what is in it
         distance = max(float(corners[box, :, 2].mean()), NEAR)
-        tall = frame.intrinsics[index][1, 1] * scale[1] * layer.boxes[box, 5] / distance
-        thickness = 1 if layer.truth or tall < SMALL else 2
-        seen: list[np.ndarray] = []
-        for a, b in _EDGES + _FRONT_CROSS:
-            ends = _clip_near(corners[box, a], corners[box, b])
-            if ends is None:
-                continue
-            pixels = (project(ends, frame.intrinsics[index])[0] + 0.5) * scale - 0.5
-            draw_line(image, pixels[0], pixels[1], color, 1 if (a, b) in _FRONT_CROSS else thickness)
-            seen.extend(pixels)
-        if seen and layer.labels[box] and not layer.truth:
-            _label(image, np.array(seen), layer.labels[box], color)
+        thickness = 1 if layer.truth or matrix[1, 1] * layer.boxes[box, 5] / distance < SMALL else 2
+        seen = draw_box_edges(image, corners[box], matrix, layer.colors[box], thickness)
+        if len(seen) and layer.labels[box] and not layer.truth:
+            _label(image, seen, layer.labels[box], layer.colors[box])
 
 
-def _may_be_seen(corners: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _may_be_seen(corners: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """``[M]`` bool: not all of a box's camera-frame ``corners [M, 8, 3]`` are beyond one side of the view."""
-    u, v, z = np.moveaxis(corners @ intrinsics.T, -1, 0)
+    u, v, z = np.moveaxis(corners @ matrix.T, -1, 0)
     sides = (u < 0, u > size[0] * z, v < 0, v > size[1] * z, z < NEAR)
     return ~np.any([side.all(1) for side in sides], 0)
 
@@ -122,11 +143,9 @@ def draw_points_in_camera(
     image: np.ndarray, frame: CameraFrame, index: int, points: np.ndarray, max_depth: float = 60.0
 ) -> int:
     """Draw ego-frame points ``[P, 3]``, coloured by depth (near red, far blue), in place -> number drawn."""
-    original = frame.images[index]
-    assert original is not None
-    scale = np.array([image.shape[1] / original.shape[1], image.shape[0] / original.shape[0]])
-    pixels, depths = project_to_camera(frame, index, points)
-    pixels = (pixels + 0.5) * scale - 0.5
+    transform = camera_from_ego(frame)[index]
+    in_camera = np.asarray(points, np.float64) @ transform[:3, :3].T + transform[:3, 3]
+    pixels, depths = project(in_camera, image_from_camera(frame, index, image))
     with np.errstate(invalid="ignore"):
         inside = (depths > 1.0) & (pixels >= 0).all(1) & (pixels < (image.shape[1], image.shape[0])).all(1)
     order = np.flatnonzero(inside)

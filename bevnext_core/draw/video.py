@@ -1,22 +1,20 @@
-"""Videos of pictures: MP4 with H.264, which browsers play, or an animated GIF where there is no such encoder."""
+"""Videos of pictures: MP4 with H.264, which browsers play."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bevnext_core.errors import BevnextError
 from bevnext_core.files import atomic_path
+from bevnext_core.images import read_image
 
-GIF_WIDTH = 1280
-"""Pixels; GIF files of full-size pictures are too large to look at."""
 QUALITY = 24
 """Constant rate factor of H.264: lower is better and larger; 18 can hardly be told from the original."""
 
@@ -30,90 +28,76 @@ def h264_encoder() -> Any:
     return av if "libx264" in av.codecs_available else None
 
 
-@contextmanager
-def open_video(stem: str | Path, fps: float) -> Iterator[VideoWriter]:
-    """A writer of ``stem.mp4``, or of ``stem.gif`` where no H.264 encoder is installed.
+def frame_rate(stamps_ns: Sequence[int]) -> float:
+    """Frames per second of a recording, by the median of its steps; 2 where there is none."""
+    steps = np.diff(stamps_ns)
+    steps = steps[steps > 0]
+    return round(1e9 / float(np.median(steps)), 2) if len(steps) else 2.0
 
-    The file (``writer.path``) appears when the block ends without error.
+
+@contextmanager
+def open_video(path: str | Path, fps: float) -> Iterator[Video]:
+    """A writer of an MP4 file, which appears when the block ends without error.
+
+    Where no H.264 encoder is installed the writer takes the pictures all the same, its ``path`` is ``None``, and a line
+    on stderr says so.
 
     Args:
-        stem: path without suffix. fps: pictures per second.
+        fps: pictures per second.
 
     Raises:
         BevnextError: the pictures have different sizes, or there are none.
     """
-    stem = Path(stem)
-    encoder = h264_encoder()
-    path = stem.with_name(stem.name + (".mp4" if encoder else ".gif"))
+    encoder, path = h264_encoder(), Path(path)
+    if encoder is None:
+        print(
+            f"bevnext: warning: no video {path}: there is no H.264 encoder here, only pictures",
+            file=sys.stderr,
+        )
+        yield Video(None, fps)
+        return
+    # faststart: a browser can begin before it has the whole file
+    options = {"movflags": "faststart"}
     with atomic_path(path) as temporary:
-        writer = _Mp4Writer(path, temporary, fps, encoder) if encoder else _GifWriter(path, temporary, fps)
-        with closing(writer):
-            yield writer
-            if writer.size is None:
-                raise BevnextError(f"{stem}: a video needs at least one picture")
-            writer.finish()
+        with closing(encoder.open(str(temporary), "w", options=options)) as container:
+            video = Video(path, fps, encoder, container)
+            yield video
+            video.finish()
 
 
-def write_video(stem: str | Path, pictures: Callable[[], Iterator[np.ndarray]], fps: float) -> Path:
-    """Write all pictures as a video -> its file; see :func:`open_video`.
-
-    Args:
-        pictures: gives an iterator over ``[H, W, 3]`` uint8 RGB pictures of one size.
-    """
-    with open_video(stem, fps) as video:
-        for picture in pictures():
-            video.write(picture)
+def write_video(path: str | Path, pictures: Sequence[Path], stamps_ns: Sequence[int]) -> Path | None:
+    """Make a video of picture files, as fast as it was recorded -> the file; see :func:`open_video`."""
+    with open_video(path, frame_rate(stamps_ns)) as video:
+        for picture in pictures:
+            video.write(read_image(picture, "picture"))
     return video.path
 
 
-class VideoWriter(ABC):
+class Video:
     """Takes pictures one by one; made by :func:`open_video`.
 
     Attributes:
-        path: the file that will be there at the end. size: (width, height), known after the first picture.
+        path: the file that will be there at the end, or ``None``. size: (width, height) of the first picture.
     """
 
-    def __init__(self, path: Path, temporary: Path, fps: float) -> None:
-        self.path = path
-        self.size: tuple[int, int] | None = None
-        self._temporary = temporary
-        self._fps = fps
+    def __init__(self, path: Path | None, fps: float, encoder: Any = None, container: Any = None) -> None:
+        self.path, self.size = path, (0, 0)
+        self._fps, self._av, self._container = fps, encoder, container
+        self._stream: Any = None
 
     def write(self, picture: np.ndarray) -> None:
         """Add a picture: ``[H, W, 3]`` uint8 RGB. Raises BevnextError when its size is not that of the first."""
         size = (picture.shape[1], picture.shape[0])
-        if self.size is None:
-            self.size = size
-        elif size != self.size:
+        self.size = self.size if any(self.size) else size
+        if size != self.size:
             raise BevnextError(
-                f"{self.path.with_suffix('')}: the pictures of a video must have one size, "
+                f"{self.path or 'video'}: the pictures of a video must have one size, "
                 f"got {size[0]}x{size[1]} after {self.size[0]}x{self.size[1]}"
             )
-        self._add(picture)
-
-    @abstractmethod
-    def _add(self, picture: np.ndarray) -> None: ...
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Write what is not in the file yet."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the file, finished or not."""
-
-
-class _Mp4Writer(VideoWriter):
-    def __init__(self, path: Path, temporary: Path, fps: float, encoder: Any) -> None:
-        super().__init__(path, temporary, fps)
-        self._av = encoder
-        # faststart: a browser can begin before it has the whole file
-        self._container = encoder.open(str(temporary), "w", options={"movflags": "faststart"})
-        self._stream: Any = None
-
-    def _add(self, picture: np.ndarray) -> None:
+        if self._container is None:
+            return
         # Players want half the resolution in colour, hence even sizes: an odd last row or column is left out.
-        picture = np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
+        picture = np.ascontiguousarray(picture[: size[1] // 2 * 2, : size[0] // 2 * 2])
         if self._stream is None:
             rate = Fraction(self._fps).limit_denominator(1000)
             # the colours are converted by the older of the two standards: players have to be told
@@ -125,27 +109,7 @@ class _Mp4Writer(VideoWriter):
         self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
+        """Write what is not in the file yet. Raises BevnextError when no picture was given."""
+        if self._stream is None:
+            raise BevnextError(f"{self.path}: a video needs at least one picture")
         self._container.mux(self._stream.encode())
-
-    def close(self) -> None:
-        self._container.close()
-
-
-class _GifWriter(VideoWriter):
-    def __init__(self, path: Path, temporary: Path, fps: float) -> None:
-        super().__init__(path, temporary, fps)
-        self._images: list[Image.Image] = []
-
-    def _add(self, picture: np.ndarray) -> None:
-        image = Image.fromarray(picture)
-        if image.width > GIF_WIDTH:
-            image = image.resize((GIF_WIDTH, round(image.height * GIF_WIDTH / image.width)))
-        self._images.append(image.quantize(128))
-
-    def finish(self) -> None:
-        first, *rest = self._images
-        duration = round(1000 / self._fps)
-        first.save(self._temporary, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
-
-    def close(self) -> None:
-        self._images.clear()

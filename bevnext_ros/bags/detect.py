@@ -1,7 +1,7 @@
 """``bevnext detect --bag``: the detector over a recorded bag, without ROS, as fast as it goes.
 
-The same assembler, transform buffer and message conversion as in the node; time is that of the recording, so
-every frame is used: nothing is dropped for being late on a slow machine.
+The same assembler, transform buffer and message conversion as in the node; time is that of the recording, and what
+was recorded later than it is needed is read ahead, so every frame is used: nothing is dropped for being late.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from bevnext_core.detections import Detections
 from bevnext_core.errors import FrameError, one_line
 from bevnext_core.frame import CameraFrame
+from bevnext_ros.bags.read_ahead import Handlers, ReadAhead
 from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagError, BagWriter
 from bevnext_ros.messages.conversions import make_boxes_cloud, make_detections
@@ -61,23 +60,28 @@ def bag_frames(
         BagError: the bag lacks the topics of a camera or any transforms (lists what it has), or is damaged.
     """
     handlers = _handlers(bag, stream)
-    last_ns = 0
-    for message in bag.messages(handlers):
-        last_ns = max(last_ns, message.stamp_ns)
+    ahead = ReadAhead(bag, stream, handlers, summary.warnings.append)
+    ahead.begin()
+    now_ns = bag.span_ns[0]
+    for message in bag.messages({topic for topic, (kind, _) in handlers.items() if kind != "tf"}):
+        now_ns = max(now_ns, message.stamp_ns)
         kind, camera = handlers[message.topic]
         try:
             content = message.decode()
         except BagError as error:
             summary.warnings.append(str(error))
             continue
+        ready = ahead.poses_until(message.stamp_ns)
         if kind == "image":
-            ready = stream.image(camera, content, message.stamp_ns)
+            ready += stream.image(camera, content, now_ns)
         elif kind == "info":
-            ready = stream.camera_info(camera, content, message.stamp_ns)
+            ready += stream.camera_info(camera, content, now_ns)
         else:
-            ready = stream.transform(content, kind == "tf_static", message.stamp_ns)
-        yield from _load(ready, stream, summary, mask_faulty)
-    yield from _load(stream.flush(last_ns), stream, summary, mask_faulty)
+            ready += stream.transform(content, True, now_ns)
+        yield from _load(ready + ahead.poses_for_waiting(now_ns), stream, summary, mask_faulty)
+    # the last frames may need poses from after the last image
+    ready = ahead.poses_until(bag.span_ns[1]) + stream.flush(now_ns)
+    yield from _load(ready, stream, summary, mask_faulty)
     for cause, count in stream.frame_drops.items():
         summary.drops[cause] = summary.drops.get(cause, 0) + count
     for fault in stream.faults.all.values():
@@ -98,12 +102,15 @@ def _load(
         yield posed, frame
 
 
-def _handlers(bag: BagReader, stream: RigStream) -> dict[str, tuple[str, str]]:
-    """What to do with each topic that is needed: {topic: (kind, camera)}."""
-    handlers: dict[str, tuple[str, str]] = {}
+def _handlers(bag: BagReader, stream: RigStream) -> Handlers:
+    handlers: Handlers = {}
     for camera in stream.cameras:
         for kind, topic in (("image", camera.image_topic), ("info", camera.info_topic)):
             absolute = "/" + topic.lstrip("/")
+            if absolute in bag.others:
+                raise BagError(
+                    f"{bag.path}: {absolute} is recorded in {bag.others[absolute]}, not in cdr: it is no ROS 2 message"
+                )
             if absolute not in bag.topics:
                 raise BagError(
                     f"{bag.path} has no topic {absolute} (camera '{camera.name}'); set cameras, image_topics and "
@@ -138,10 +145,12 @@ def detect_bag(
     """
     from tqdm import tqdm
 
+    from bevnext_core.draw.video import write_video
+
     out = Path(out)
     summary = BagSummary()
     config = detector.config
-    stream = RigStream(options, config.cameras, config.anchor_camera)
+    stream = RigStream(options, config.cameras, config.anchor_camera, recorded=True)
     output_frame = options.output_frame or options.base_frame
     stamps: list[int] = []
     detector.reset("new bag")
@@ -170,7 +179,7 @@ def detect_bag(
                 f"{bag_path}: no frame could be used ({causes or 'none seen'}): {one_line(Exception(reason))}"
             )
     if summary.pictures:
-        summary.video = _video(out, summary.pictures, stamps)
+        summary.video = write_video(out / "detections.mp4", summary.pictures, stamps)
     return summary
 
 
@@ -192,26 +201,13 @@ def _draw(out: Path, number: int, frame: CameraFrame, found: Detections) -> Path
     return path
 
 
-def _video(out: Path, paths: list[Path], stamps: list[int]) -> Path:
-    from bevnext_core.draw.video import write_video
-    from bevnext_core.images import read_image
-
-    def pictures() -> Iterator[np.ndarray]:
-        for path in paths:
-            yield read_image(path, "picture")
-
-    steps = np.diff(stamps)
-    steps = steps[steps > 0]
-    fps = 1e9 / float(np.median(steps)) if len(steps) else 2.0
-    return write_video(out / "detections", pictures, round(fps, 2))
-
-
 def run_detect_bag(
     bag: str | Path,
     checkpoint: str | Path,
     out: str | Path,
     *,
     params: str | Path | None = None,
+    node: str = "",
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     pictures: bool = True,
@@ -220,12 +216,13 @@ def run_detect_bag(
     """The command: load, run, report. Raises BevnextError.
 
     Args:
-        params: a parameter file as the node's. overrides: parameters by name that go before it.
+        params: a parameter file as the node's. node: whose sections count, ``/robot1/detector``; by default the
+            file's ``detector``. overrides: parameters by name that go before it.
     """
     from bevnext_ros.node.detector_factory import make_detector
     from bevnext_ros.node.parameters import load_options, make_options
 
-    options = make_options({}, "the defaults") if params is None else load_options(params)
+    options = make_options({}, "the defaults") if params is None else load_options(params, node)
     if overrides:
         options = make_options({**asdict(options), **overrides}, "the command line")
     detector = make_detector(options, str(checkpoint), device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -18,7 +18,7 @@ from bevnext_ros.messages.images import image_to_rgb
 from bevnext_ros.node.diagnostics import Diagnostics, Report, make_diagnostics
 from bevnext_ros.node.inputs import Inputs
 from bevnext_ros.node.outputs import Outputs
-from bevnext_ros.node.parameters import PARAMETERS, REMOVED, Options, Parameter, make_options
+from bevnext_ros.node.parameters import PARAMETERS, Options, Parameter, make_options, shared_names
 from bevnext_ros.node.worker import DetectionWorker, Result
 from bevnext_ros.streams.faults import Faults
 from bevnext_ros.streams.frame_builder import PosedFrame
@@ -36,20 +36,27 @@ class DetectorNode(LifecycleNode):
     Args:
         detector_factory: makes the detector from the options; called when the node is configured. The detector
             has ``config`` (a :class:`bevnext_core.config.ModelConfig`), ``step`` and ``reset``.
+        parameter_files: those that the node was started with: a name in a section for several nodes may be another's.
         node_options: passed on to rclpy's node.
+
+    Raises:
+        ConfigError: a parameter is unknown, removed, of a wrong type, or out of range.
     """
 
-    def __init__(self, detector_factory: DetectorFactory, **node_options: Any) -> None:
+    def __init__(
+        self, detector_factory: DetectorFactory, parameter_files: Sequence[str] = (), **node_options: Any
+    ) -> None:
         super().__init__("detector", **node_options)
         self._make_detector = detector_factory
         for parameter in PARAMETERS:
             self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
-        for name in REMOVED:  # an undeclared one that a file still sets would go unseen
-            self.declare_parameter(name, None, ParameterDescriptor(dynamic_typing=True))
+        # rclpy passes over what is given and not declared, typing errors too
+        given = {n: p.value for n, p in self._parameter_overrides.items() if not self.has_parameter(n)}
+        shared = shared_names(parameter_files, self.get_fully_qualified_name())
+        self._options = make_options(self._values() | given, "the node's parameters", shared)
         self.add_on_set_parameters_callback(self._check_parameters)
         self._factory = RclpyFactory()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._options = make_options({}, "the defaults")
         self._diagnostics = Diagnostics()
         self._detector: Any = None
         self._stream: RigStream | None = None
@@ -67,10 +74,11 @@ class DetectorNode(LifecycleNode):
         self._diagnostics_output = self.create_publisher(
             message_class("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", 10
         )
-        period = self.get_parameter("diagnostics_period").value
-        self._diagnostics_timer = self.create_timer(period, self._publish_diagnostics, clock=self._steady)
+        self._diagnostics_timer = self.create_timer(
+            self._options.diagnostics_period, self._publish_diagnostics, clock=self._steady
+        )
         self._start_timer: Any = None
-        if self.get_parameter("autostart").value:
+        if self._options.autostart:
             self._start_timer = self.create_timer(0.001, self._autostart, clock=self._steady)
 
     # ------------------------------------------------------------------------------------- life cycle
@@ -83,12 +91,12 @@ class DetectorNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters, load the detector, make the publishers; after an error nothing has changed."""
         try:
-            values = {parameter.name: self.get_parameter(parameter.name).value for parameter in PARAMETERS}
-            values |= {name: value for name in REMOVED if (value := self.get_parameter(name).value) is not None}
-            self._options = make_options(values, "the node's parameters")
+            self._options = make_options(self._values(), "the node's parameters")
             self._detector = self._make_detector(self._options)
             config = self._detector.config
-            self._stream = RigStream(self._options, config.cameras, config.anchor_camera, self._faults)
+            self._stream = RigStream(
+                self._options, config.cameras, config.anchor_camera, faults=self._faults
+            )
         except BevnextError as error:
             return self._refuse(one_line(error))
         except Exception as error:  # out of memory, a missing library: to be mended and tried again
@@ -284,24 +292,22 @@ class DetectorNode(LifecycleNode):
         self._diagnostics_output.publish(make_diagnostics(self._factory, statuses, name, stamp))
 
     # ------------------------------------------------------------------------------------- parameters
+    def _values(self) -> dict[str, Any]:
+        return {parameter.name: self.get_parameter(parameter.name).value for parameter in PARAMETERS}
+
     def _check_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Live parameters change at once; the others only while the node is unconfigured."""
         table = {parameter.name: parameter for parameter in PARAMETERS}
-        live: dict[str, Any] = {}
-        for change in changes:
-            parameter = table.get(change.name)
-            if parameter is None:
-                continue
-            try:
-                value = parameter.check(change.value, "the new value")
-                if not parameter.live and self._state in ("inactive", "active"):
-                    raise ConfigError(
-                        f"'{change.name}' takes effect when the node is configured: clean it up first"
-                    )
-            except ConfigError as error:
-                return SetParametersResult(successful=False, reason=str(error))
-            if parameter.live:
-                live[change.name] = value
+        changed = {change.name: change.value for change in changes if change.name in table}
+        try:
+            checked = make_options(changed, "the new value")
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        fixed = [name for name in changed if not table[name].live]
+        if fixed and self._state in ("inactive", "active"):
+            reason = f"'{fixed[0]}' takes effect when the node is configured: clean it up first"
+            return SetParametersResult(successful=False, reason=reason)
+        live = {name: getattr(checked, name) for name in changed if table[name].live}
         self._options = dataclasses.replace(self._options, **live)
         return SetParametersResult(successful=True)
 
@@ -322,6 +328,8 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
         description=parameter.text,
         additional_constraints="; ".join(notes),
         read_only=parameter.read_only,
+        # 1 is a number too, but rclpy would take 1.0 only; the table checks types
+        dynamic_typing=isinstance(parameter.default, float),
     )
     if parameter.limits is not None and isinstance(parameter.default, float):
         low, high = (float(limit) for limit in parameter.limits)

@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
-from bevnext_core.errors import one_line
+from bevnext_core.errors import BevnextError, one_line
+from bevnext_core.threads import prepare_threads
 
 _STOP_SECONDS = 3.0
 """How long a running inference may go on after a signal; ``ros2 launch`` repeats its own after five."""
@@ -18,6 +20,7 @@ _SPIN_SECONDS = 0.1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The node with the real detector -> exit code: 0 after a signal, 1 when it cannot start."""
+    prepare_threads()
     try:
         import torch  # noqa: F401  # the node's first need, and the one that fails most
     except ImportError as error:
@@ -44,14 +47,14 @@ def run(detector_factory: Callable[[Any], Any], argv: Sequence[str] | None = Non
             "run `make setup`"
         )
     faulthandler.enable()
+    arguments = list(sys.argv if argv is None else argv)
+    files = [file for option, file in pairwise(arguments) if option == "--params-file"]
     stop = _StopFlag()
     node: Any = None
     ended = True
     try:
-        rclpy.init(
-            args=list(sys.argv if argv is None else argv), signal_handler_options=SignalHandlerOptions.NO
-        )
-        node = DetectorNode(detector_factory)
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+        node = DetectorNode(detector_factory, files)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         while not stop.requested and rclpy.ok():
@@ -63,7 +66,8 @@ def run(detector_factory: Callable[[Any], Any], argv: Sequence[str] | None = Non
         executor.shutdown()
     except Exception as error:
         if not stop.requested:
-            return _fail(f"the node cannot start: {type(error).__name__}: {one_line(error)}")
+            kind = "" if isinstance(error, BevnextError) else f"{type(error).__name__}: "
+            return _fail(f"the node cannot start: {kind}{one_line(error)}")
     finally:
         if node is not None:
             ended = node.shut_down(_STOP_SECONDS)

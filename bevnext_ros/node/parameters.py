@@ -5,170 +5,85 @@ No ROS here: the node declares what stands in the table, ``bevnext detect --bag`
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 
 from bevnext_core.errors import ConfigError
+from bevnext_core.strict import choices, from_mapping, model, model_fields, suggestion, to_mapping
+from bevnext_ros.node.parameter_file import ParameterFile
 
-Value = bool | int | float | str | list[str]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter: its default gives the type; ``limits`` are inclusive; ``live`` ones may change at any time."""
-
-    name: str
-    default: Value
-    text: str
-    limits: tuple[float, float] | None = None
-    choices: tuple[str, ...] = ()
-    live: bool = False
-    read_only: bool = False
-
-    def check(self, value: Any, source: str) -> Value:
-        """``value`` in the parameter's type. Raises ConfigError naming the parameter and what is allowed."""
-        kind = type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if kind is list:
-            value = list(value) if isinstance(value, (list, tuple)) else value
-            fits = isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
-        else:
-            fits = type(value) is kind
-        if not fits:
-            wanted = "a list of strings" if kind is list else kind.__name__
-            raise ConfigError(f"{source}: '{self.name}' must be {wanted}, got {value!r}")
-        for item in value if isinstance(value, list) else [value]:
-            if self.choices and item not in self.choices:
-                raise ConfigError(
-                    f"{source}: '{self.name}' must be one of {', '.join(self.choices)}, got {item!r}"
-                )
-        if self.limits is not None and not self.limits[0] <= value <= self.limits[1]:
-            low, high = self.limits
-            raise ConfigError(f"{source}: '{self.name}' must be between {low:g} and {high:g}, got {value!r}")
-        return value
+_log = logging.getLogger(__name__)
 
 
-_P = Parameter
-PARAMETERS: tuple[Parameter, ...] = (
-    _P("autostart", True, "configure and activate by itself when the node starts", read_only=True),
-    _P("checkpoint", "", "the network's file, from bevnext import-checkpoint or from training"),
-    _P("model", "", "a model configuration (YAML) that the checkpoint must agree with; empty: any"),
-    _P("device", "auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one"),
-    _P("precision", "fp32", "of the convolutions", choices=("fp32", "bf16", "fp16")),
-    _P("compile", False, "run the network through torch.compile; the first frame takes a minute or more"),
-    _P(
-        "compile_mode",
-        "default",
-        "with compile: torch.compile alone or with CUDA graphs, or CUDA graphs alone",
-        choices=("default", "reduce-overhead", "graphs"),
-    ),
-    _P(
-        "cameras",
-        [""],
-        "the rig's names for the model's cameras, in the model's order; empty: the model's own",
-    ),
-    _P("image_topics", ["{camera}/image_raw/compressed"], "one per camera, or one pattern for all"),
-    _P("camera_info_topics", ["{camera}/camera_info"], "one per camera, or one pattern for all"),
-    _P("transports", ["compressed"], "one per camera, or one for all", choices=("compressed", "raw")),
-    _P("camera_frames", [""], "optical frames, one per camera; empty: from the image's header"),
-    _P("base_frame", "base_link", "the ego frame: x forward, z up, on the ground"),
-    _P("fixed_frame", "odom", "a frame in which base_frame moves without jumps"),
-    _P("output_frame", "", "frame of the published boxes; empty: base_frame"),
-    _P(
-        "synchronizer",
+def _p(default: Any, text: str, within: Any = (None, None), **flags: bool) -> Any:
+    """A parameter: ``within`` are inclusive limits; ``live`` ones may change at any time, others while unconfigured."""
+    return Field(default, description=text, ge=within[0], le=within[1], json_schema_extra={**flags})
+
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+@model
+class Options:
+    """The table, and the values of a run."""
+
+    autostart: bool = _p(True, "configure and activate by itself when the node starts", read_only=True)
+    checkpoint: str = _p("", "the network's file, from bevnext import-checkpoint or from training")
+    model: str = _p("", "a model configuration (YAML) that the checkpoint must agree with; empty: any")
+    device: str = _p("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    precision: Literal["fp32", "bf16", "fp16"] = _p("fp32", "of the convolutions")
+    compile: bool = _p(False, "run the network through torch.compile; the first frame takes a minute or more")
+    compile_mode: Literal["default", "reduce-overhead", "graphs"] = _p(
+        "default", "with compile: torch.compile alone or with CUDA graphs, or CUDA graphs alone"
+    )
+    cameras: Names = _p(
+        ("",), "the rig's names for the model's cameras, in the model's order; empty: the model's own"
+    )
+    image_topics: Names = _p(("{camera}/image_raw/compressed",), "one per camera, or one pattern for all")
+    camera_info_topics: Names = _p(("{camera}/camera_info",), "one per camera, or one pattern for all")
+    transports: Annotated[tuple[Literal["compressed", "raw"], ...], Field(min_length=1)] = _p(
+        ("compressed",), "one per camera, or one for all"
+    )
+    camera_frames: Names = _p(("",), "optical frames, one per camera; empty: from the image's header")
+    base_frame: str = _p("base_link", "the ego frame: x forward, z up, on the ground")
+    fixed_frame: str = _p("odom", "a frame in which base_frame moves without jumps")
+    output_frame: str = _p("", "frame of the published boxes; empty: base_frame")
+    synchronizer: Literal["anchor", "message_filters"] = _p(
         "anchor",
         "how images are joined: nearest to the anchor camera's, or message_filters' approximate time",
-        choices=("anchor", "message_filters"),
-    ),
-    _P("max_spread", 0.06, "s, how far an image may be from the anchor camera's stamp", limits=(0.0, 1.0)),
-    _P("image_deadline", 0.2, "s, how long a frame waits for images", limits=(0.0, 10.0)),
-    _P(
-        "missing_camera",
-        "skip",
-        "when a camera is missing or bad: wait for it, skip the frame, or mask the camera",
-        choices=("wait", "skip", "mask"),
-    ),
-    _P("silent_after", 1.0, "s, a camera silent for so long is not waited for", limits=(0.0, 60.0)),
-    _P("frame_queue", 10, "most frames that wait for images, and for transforms", limits=(1, 1000)),
-    _P("transform_deadline", 0.5, "s, how long a frame waits for transforms", limits=(0.0, 10.0)),
-    _P("transform_keep", 10.0, "s of transforms kept", limits=(0.1, 600.0)),
-    _P("backward_jump", 1.0, "s, a stamp so far back means that time went back", limits=(0.01, 60.0)),
-    _P(
-        "distortion",
-        "rectify",
-        "lens distortion: rectify it, refuse it, or the images are rectified already",
-        choices=("rectify", "refuse", "rectified"),
-    ),
-    _P("image_reliability", "best_effort", "QoS of images", choices=("best_effort", "reliable")),
-    _P("image_depth", 5, "QoS of images: queue per camera", limits=(1, 1000)),
-    _P("overload", "newest", "when frames come too fast: newest wins, or queue", choices=("newest", "queue")),
-    _P("overload_queue", 10, "most frames that wait for the network with overload: queue", limits=(1, 1000)),
-    _P("only_when_subscribed", True, "compute nothing while nobody subscribes to an output", live=True),
-    _P("score_threshold", 0.1, "lowest score published", limits=(0.0, 1.0), live=True),
-    _P("max_detections", 200, "most boxes published per frame, best first", limits=(1, 500), live=True),
-    _P("history_max_gap", 2.0, "s between frames above which the past is forgotten", limits=(0.0, 60.0)),
-    _P(
-        "slow_frame",
-        1.0,
-        "s from a frame's newest image to its boxes that are slow",
-        limits=(0.0, 60.0),
-        live=True,
-    ),
-    _P("slow_frames", 10, "slow frames in a row that are an error", limits=(1, 10_000), live=True),
-    _P("diagnostics_period", 1.0, "s between diagnostics", limits=(0.05, 60.0)),
-)
-
-_OWN = "remove it: a past frame always has its own (the published choice is in 'bevnext evaluate --mode window')"
-REMOVED = {"crf_canvas": _OWN, "camera_params": _OWN, "cuda_graphs": "use compile: true, compile_mode: reduce-overhead"}
-"""Parameters of the release before, and what is in their place; refused by name."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """The values of :data:`PARAMETERS`, checked."""
-
-    autostart: bool
-    checkpoint: str
-    model: str
-    device: str
-    precision: str
-    compile: bool
-    compile_mode: str
-    cameras: list[str]
-    image_topics: list[str]
-    camera_info_topics: list[str]
-    transports: list[str]
-    camera_frames: list[str]
-    base_frame: str
-    fixed_frame: str
-    output_frame: str
-    synchronizer: str
-    max_spread: float
-    image_deadline: float
-    missing_camera: str
-    silent_after: float
-    frame_queue: int
-    transform_deadline: float
-    transform_keep: float
-    backward_jump: float
-    distortion: str
-    image_reliability: str
-    image_depth: int
-    overload: str
-    overload_queue: int
-    only_when_subscribed: bool
-    score_threshold: float
-    max_detections: int
-    history_max_gap: float
-    slow_frame: float
-    slow_frames: int
-    diagnostics_period: float
+    )
+    max_spread: float = _p(0.06, "s, how far an image may be from the anchor camera's stamp", (0, 1))
+    image_deadline: float = _p(0.2, "s, how long a frame waits for images", (0, 10))
+    missing_camera: Literal["wait", "skip", "mask"] = _p(
+        "skip", "when a camera is missing or bad: wait for it, skip the frame, or mask the camera"
+    )
+    silent_after: float = _p(1.0, "s, a camera silent for so long is not waited for", (0, 60))
+    frame_queue: int = _p(10, "most frames that wait for images, and for transforms", (1, 1000))
+    transform_deadline: float = _p(0.5, "s, how long a frame waits for transforms", (0, 10))
+    transform_keep: float = _p(10.0, "s of transforms kept", (0.1, 600))
+    backward_jump: float = _p(1.0, "s, a stamp so far back means that time went back", (0.01, 60))
+    distortion: Literal["rectify", "refuse", "rectified"] = _p(
+        "rectify", "lens distortion: rectify it, refuse it, or the images are rectified already"
+    )
+    image_reliability: Literal["best_effort", "reliable"] = _p("best_effort", "QoS of images")
+    image_depth: int = _p(5, "QoS of images: queue per camera", (1, 1000))
+    overload: Literal["newest", "queue"] = _p("newest", "when frames come too fast: newest wins, or queue")
+    overload_queue: int = _p(10, "most frames that wait for the network with overload: queue", (1, 1000))
+    only_when_subscribed: bool = _p(True, "compute nothing while nobody subscribes to an output", live=True)
+    score_threshold: float = _p(0.1, "lowest score published", (0, 1), live=True)
+    max_detections: int = _p(200, "most boxes published per frame, best first", (1, 500), live=True)
+    history_max_gap: float = _p(2.0, "s between frames above which the past is forgotten", (0, 60))
+    slow_frame: float = _p(
+        1.0, "s from a frame's newest image to its boxes that are slow", (0, 60), live=True
+    )
+    slow_frames: int = _p(10, "slow frames in a row that are an error", (1, 10000), live=True)
+    diagnostics_period: float = _p(1.0, "s between diagnostics", (0.05, 60))
 
     @property
     def mask_faulty(self) -> bool:
@@ -176,44 +91,93 @@ class Options:
         return self.missing_camera == "mask"
 
 
-def make_options(values: Mapping[str, Any], source: str) -> Options:
-    """Options from values by name; what is left out keeps its default.
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the table, for those who declare or print it; ``limits`` are inclusive."""
+
+    name: str
+    default: bool | int | float | str | list[str]
+    text: str
+    limits: tuple[float, float] | None
+    choices: tuple[str, ...]
+    live: bool = False
+    read_only: bool = False
+
+
+def _parameters() -> tuple[Parameter, ...]:
+    found = []
+    for name, field in model_fields(Options).items():
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        ends = [getattr(m, key) for key in ("ge", "le") for m in field.metadata if hasattr(m, key)]
+        flags: Any = field.json_schema_extra
+        within = (ends[0], ends[1]) if ends else None
+        text = field.description or ""
+        found.append(Parameter(name, default, text, within, choices(field.annotation), **flags))
+    return tuple(found)
+
+
+PARAMETERS = _parameters()
+_OWN = (
+    "remove it: a past frame always has its own (the published choice is in 'bevnext evaluate --mode window')"
+)
+REMOVED = {
+    "crf_canvas": _OWN,
+    "camera_params": _OWN,
+    "cuda_graphs": "use compile: true, compile_mode: reduce-overhead",
+}
+"""Parameters of the release before, and what is in their place; refused by name."""
+GENERAL = ("use_sim_time", "start_type_description_service", "qos_overrides")
+"""What every node has, or the first part of its name."""
+
+
+def make_options(values: Mapping[str, Any], source: str, shared: Collection[str] = ()) -> Options:
+    """Options from values by name; what is left out keeps its default, what every node has is passed over.
+
+    Args:
+        shared: names that were said to several nodes: an unknown one may be another node's, and is only logged
+            unless it looks like a typing error.
 
     Raises:
         ConfigError: an unknown or removed name, a wrong type, or a value that is not allowed; names ``source``.
     """
-    known = {parameter.name: parameter for parameter in PARAMETERS}
-    for name in sorted(set(values) & set(REMOVED)):
+    known = model_fields(Options)
+    own = {name: value for name, value in values.items() if name.split(".")[0] not in GENERAL}
+    for name in sorted(own.keys() & REMOVED.keys()):
         raise ConfigError(f"{source}: the parameter '{name}' is gone; {REMOVED[name]}")
-    unknown = sorted(set(values) - set(known))
+    foreign = {name for name in own.keys() - known.keys() if name in shared and not suggestion([name], known)}
+    if foreign:
+        _log.warning("%s: no parameter of this node: %s", source, ", ".join(sorted(foreign)))
+    unknown = sorted(own.keys() - known.keys() - foreign)
     if unknown:
-        raise ConfigError(f"{source}: unknown parameter {', '.join(unknown)}; known are {', '.join(known)}")
-    checked = {name: p.check(values.get(name, p.default), source) for name, p in known.items()}
-    return Options(**checked)  # type: ignore[arg-type]
+        hint = suggestion(unknown, known) or f"; known are {', '.join(known)}"
+        raise ConfigError(f"{source}: unknown parameter {', '.join(unknown)}{hint}")
+    return from_mapping(Options, {name: value for name, value in own.items() if name in known}, source)
 
 
-def load_options(path: str | Path) -> Options:
+def load_options(path: str | Path, node: str = "") -> Options:
     """Options from a ROS parameter file, as the node takes it.
+
+    Args:
+        node: the node's name with its namespace, ``/robot1/detector``; by default ``detector``, in the namespace that
+            the file gives it.
 
     Raises:
         ConfigError: missing or no parameter file, or what :func:`make_options` finds.
     """
-    path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no such parameter file: {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    values: dict[str, Any] = {}
-    sections = data.values() if isinstance(data, Mapping) else []
-    blocks = [s["ros__parameters"] for s in sections if isinstance(s, Mapping) and "ros__parameters" in s]
-    if not blocks or not all(isinstance(block, Mapping) for block in blocks):
-        raise ConfigError(f"{path}: is no ROS parameter file (expected '/**: {{ros__parameters: ...}}')")
-    for block in blocks:
-        values.update(block)
-    values.pop("use_sim_time", None)  # every node has it
-    return make_options(values, str(path))
+    file = ParameterFile.read(path)
+    node = f"/{node.strip('/')}" if node else file.node_named("detector")
+    return make_options(file.values(node), str(path), shared_names([path], node))
+
+
+def shared_names(files: Iterable[str | Path], node: str) -> set[str]:
+    """Parameters of ``node`` that only sections with wildcards give; logs which file says nothing to it."""
+    read = [ParameterFile.read(file) for file in files]
+    for file in read:
+        if not file.speaks_to(node):
+            _log.warning(
+                "%s: nothing for the node %s, only for %s", file.path, node, ", ".join(file.patterns)
+            )
+    return {name for file in read for name in file.shared(node)}
 
 
 @dataclass(frozen=True)
@@ -234,8 +198,8 @@ def rig_cameras(options: Options, model_cameras: Sequence[str]) -> tuple[RigCame
         ConfigError: another number of cameras than the model takes, lists of unequal length, repeated topics.
     """
     names = options.cameras
-    if names == [""]:
-        names = [name.lower() for name in model_cameras]
+    if names == ("",):
+        names = tuple(name.lower() for name in model_cameras)
     if len(names) != len(model_cameras):
         raise ConfigError(
             f"the model takes {len(model_cameras)} cameras ({', '.join(model_cameras)}), "
@@ -266,7 +230,6 @@ def rig_cameras(options: Options, model_cameras: Sequence[str]) -> tuple[RigCame
 
 def dump_options(options: Options) -> str:
     """A parameter file of these values, each with its description."""
-    values = dataclasses.asdict(options)
     lines = [
         "# Parameters of the detector node, and of `bevnext detect --bag`.",
         "/**:",
@@ -278,6 +241,7 @@ def dump_options(options: Options) -> str:
             notes.append(" | ".join(parameter.choices))
         if parameter.limits:
             notes.append(f"{parameter.limits[0]:g} to {parameter.limits[1]:g}")
-        value = yaml.safe_dump(values[parameter.name], default_flow_style=True, width=1000).splitlines()[0]
-        lines += [f"    # {'; '.join(notes)}", f"    {parameter.name}: {value}"]
+        value = to_mapping(options)[parameter.name]
+        text = yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
+        lines += [f"    # {'; '.join(notes)}", f"    {parameter.name}: {text}"]
     return "\n".join(lines) + "\n"

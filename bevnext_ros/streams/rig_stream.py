@@ -15,6 +15,9 @@ from bevnext_ros.streams.message_filters_assembler import MessageFiltersAssemble
 from bevnext_ros.streams.timeline import Source, Timeline, Verdict
 from bevnext_ros.streams.transform_buffer import TransformBuffer, frame_name
 
+_UNLIMITED = 10**9
+"""Seconds, or a number of things: more than any recording has."""
+
 
 class RigStream:
     """Takes images, calibrations and transforms as they come and gives posed frames in order.
@@ -22,7 +25,9 @@ class RigStream:
     All times named ``now_ns`` are of one steady clock. Not thread-safe: one thread feeds it.
 
     Args:
-        model_cameras, anchor_camera: as in the model's configuration. faults: is told what is wrong.
+        model_cameras, anchor_camera: as in the model's configuration.
+        recorded: the messages are those of a recording: none is given up for being late, all transforms are kept.
+        faults: is told what is wrong.
 
     Raises:
         ConfigError: the options do not fit the model.
@@ -33,37 +38,43 @@ class RigStream:
         options: Options,
         model_cameras: Sequence[str],
         anchor_camera: str,
+        recorded: bool = False,
         faults: Faults | None = None,
     ) -> None:
+        # with skip and mask, a camera that ends is waited for no longer than silent_after
+        bounded = options.missing_camera == "wait" or options.synchronizer == "message_filters"
+        queue = options.frame_queue if bounded or not recorded else _UNLIMITED
         self.cameras = rig_cameras(options, model_cameras)
         self.model_cameras = tuple(model_cameras)
         self.faults = faults or Faults()
         names = [camera.name for camera in self.cameras]
         self._topics = {camera.name: camera.image_topic for camera in self.cameras}
         self.anchor = names[self.model_cameras.index(anchor_camera)]
-        self.transforms = TransformBuffer(options.transform_keep)
+        self.transforms = (
+            TransformBuffer(_UNLIMITED, _UNLIMITED) if recorded else TransformBuffer(options.transform_keep)
+        )
         self.timeline = Timeline(
             names,
             self.anchor,
             self._needed_edges,
             jump=options.backward_jump,
             keep=options.transform_keep,
-            held_images=options.frame_queue,
+            held_images=queue,
         )
         self.assembler: FrameAssembler | MessageFiltersAssembler
         if options.synchronizer == "message_filters":
             self.assembler = MessageFiltersAssembler(
-                names, self.anchor, max_spread=options.max_spread, queue_size=options.frame_queue
+                names, self.anchor, max_spread=options.max_spread, queue_size=queue
             )
         else:
             self.assembler = FrameAssembler(
                 names,
                 self.anchor,
                 max_spread=options.max_spread,
-                deadline=options.image_deadline,
+                deadline=_UNLIMITED if recorded else options.image_deadline,
                 missing=options.missing_camera,  # type: ignore[arg-type]  # checked by the table
                 silent_after=options.silent_after,
-                queue_size=options.frame_queue,
+                queue_size=queue,
                 faults=self.faults,
                 topics=self._topics,
             )
@@ -74,8 +85,8 @@ class RigStream:
             fixed_frame=options.fixed_frame,
             output_frame=options.output_frame,
             camera_frames=[camera.frame for camera in self.cameras],
-            deadline=options.transform_deadline,
-            queue_size=options.frame_queue,
+            deadline=_UNLIMITED if recorded else options.transform_deadline,
+            queue_size=queue,
             distortion=options.distortion,  # type: ignore[arg-type]
             mask_faulty=options.mask_faulty,
             frame_of=lambda message: message.header.frame_id,
@@ -186,6 +197,11 @@ class RigStream:
             self._edges = set().union(*(self.transforms.dynamic_edges(*pair) for pair in pairs))
             self._edges_version = self.transforms.version
         return self._edges
+
+    @property
+    def poses_went_back(self) -> bool:
+        """Whether a needed edge goes on in a time before its own, where the images have not followed yet."""
+        return any(self.timeline.has_left(edge) for edge in self._needed_edges())
 
     @property
     def seen(self) -> int:

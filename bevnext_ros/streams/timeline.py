@@ -166,6 +166,11 @@ class Timeline:
         self._images_ns = self._clock_ns = None
         return verdict
 
+    def has_left(self, source: Source) -> bool:
+        """Whether a source spans ``jump`` in a time before its own by now, and only the rig has not followed."""
+        state = self._states.get(source)
+        return bool(state and state.is_behind) and self._spans(self._states[source])
+
     def held(self, source: Source) -> int:
         """Messages of a source that wait for a decision."""
         return len(self._states[source].held) if source in self._states else 0
@@ -318,7 +323,7 @@ class Timeline:
 
     def _is_another_clock(self, source: Source, state: _State) -> bool:
         last = state.held[-1].stamp_ns
-        if last - state.held_from_ns < self._jump_ns:
+        if not self._spans(state):
             return False
         if source in self._cameras and source != self._anchor:
             anchor = self._states.get(self._anchor)
@@ -329,6 +334,9 @@ class Timeline:
             return not rest
         middle = _median(rest)
         return abs(last - middle) < abs(state.newest_ns - middle)
+
+    def _spans(self, state: _State) -> bool:
+        return state.held[-1].stamp_ns - state.held_from_ns >= self._jump_ns
 
     def _go_back(self, new_ns: int, verdict: Verdict, everything: bool) -> None:
         """The rig's time is ``new_ns``: who is there passes, who is not begins anew. Poses too, with ``everything``."""

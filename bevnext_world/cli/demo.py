@@ -12,6 +12,8 @@ from bevnext_core.errors import BevnextError
 
 WEIGHTS = "weights/demo_stage2.safetensors"
 
+COMPUTES = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     from bevnext_core.detector import Detector
     from bevnext_core.evaluation.metric import format_table
-    from bevnext_world.demo.drive import prepare_drive
+    from bevnext_world.demo.drive import NAME, prepare_drive
     from bevnext_world.demo.page import write_page
     from bevnext_world.demo.show import show, write_numbers
 
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         reader,
         detector,
         out,
+        name=NAME,
         eval_set=drive.eval_set,
         score_threshold=args.score_threshold,
     )
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         f"{shown.frames_per_second:.2f} frames per second "
         f"(detector: {typical:.0f} ms for six images, {least:.0f} to {most:.0f})"
     )
-    for path in (shown.video, shown.sheet, out / "index.html"):
+    for path in filter(None, (shown.video, shown.sheet, out / "index.html")):
         print(path)
     return 0
 

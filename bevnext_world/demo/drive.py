@@ -35,9 +35,7 @@ class Drive:
     def description(self) -> str:
         """What it is, in words."""
         size = "x".join(map(str, IMAGE_SIZE))
-        return (
-            f"synthetic world, split {self.eval_set}, seed {SEED}, {self.scene}, six cameras {size} at 12 Hz"
-        )
+        return f"{NAME}: synthetic world, split {self.eval_set}, seed {SEED}, {self.scene}, six cameras {size} at 12 Hz"
 
     def reader(self, config: ModelConfig) -> NuScenesReader:
         """All camera frames of the drive, for a network."""

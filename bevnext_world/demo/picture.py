@@ -39,13 +39,13 @@ class Status:
     """What the panel says about a frame.
 
     Attributes:
-        scene: the drive's name. index, count: number of the frame and of all. seconds: since the first.
+        name: of the drive. index, count: number of the frame and of all. seconds: since the first.
         is_key: whether it is a key frame, which is annotated and scored.
         speed: of the ego, m/s. step_seconds: what the detector took. history: past frames that it used.
         threshold: lowest score drawn.
     """
 
-    scene: str
+    name: str
     index: int
     count: int
     seconds: float
@@ -121,7 +121,7 @@ def _panel(
 
     text(180, 38, "BEVNeXt", 26, (255, 255, 255), "ms")
     text(180, 62, "six cameras in, 3D boxes out", 15, DIM, "ms")
-    text(20, 98, status.scene)
+    text(20, 98, status.name)
     text(340, 98, "key frame" if status.is_key else "sweep", 17, ACCENT if status.is_key else DIM, "rs")
     rows = (
         ("frame", f"{status.index + 1} of {status.count}"),

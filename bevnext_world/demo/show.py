@@ -15,7 +15,7 @@ import numpy as np
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections
 from bevnext_core.draw.cameras import write_png
-from bevnext_core.draw.video import open_video
+from bevnext_core.draw.video import frame_rate, open_video
 from bevnext_core.evaluation.metric import Evaluation, evaluate
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.files import atomic_path
@@ -41,7 +41,7 @@ class Shown:
     """What a run gave.
 
     Attributes:
-        scene: the drive; frames, key_frames: streamed; fps: frames per second of the drive and the video.
+        name: of the drive; frames, key_frames: streamed; fps: frames per second of the drive and the video.
         boxes: detections of all frames that were drawn. objects: annotated in the key frames and in the metric's
             range, by class.
         seconds: of each frame, by stage: the detector's own stages, ``detector`` (their sum), ``read`` (six JPEG
@@ -50,7 +50,7 @@ class Shown:
         video, sheet, picture: files.
     """
 
-    scene: str
+    name: str
     fps: float
     evaluation: Evaluation = field(init=False)
     frames: int = 0
@@ -58,7 +58,7 @@ class Shown:
     boxes: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    video: Path = Path()
+    video: Path | None = None
     sheet: Path = Path()
     picture: Path = Path()
 
@@ -81,15 +81,17 @@ def show(
     detector: FrameDetector,
     out: Path,
     *,
+    name: str,
     eval_set: str,
     score_threshold: float = 0.3,
     camera_width: int = 560,
 ) -> Shown:
     """Stream the first scene of ``reader`` and write below ``out``.
 
-    Writes ``drive.mp4`` (or ``.gif``), ``contact_sheet.png``, ``frame.jpg`` and ``submission.json``.
+    Writes ``drive.mp4`` (with an H.264 encoder), ``contact_sheet.png``, ``frame.jpg`` and ``submission.json``.
 
     Args:
+        name: of the drive, for people.
         eval_set: the official split that the scene belongs to.
         score_threshold: lowest score drawn; all boxes are scored.
 
@@ -100,21 +102,21 @@ def show(
 
     scene = reader.scenes[0]
     refs = reader.refs(scene)
-    shown = Shown(scene, _rate(refs))
+    shown = Shown(name, frame_rate([ref.stamp_ns for ref in refs]))
     moments = _moments(refs)
     kept: list[np.ndarray] = []
     results: dict[str, list[dict[str, Any]]] = {}
     detector.step(reader.load(refs[0]))  # not timed: what is built or loaded at first use
     detector.reset("new drive")
-    with open_video(out / "drive", shown.fps) as video:
-        for ref in tqdm(refs, desc=scene, unit="frame", disable=None):
+    with open_video(out / "drive.mp4", shown.fps) as video:
+        for ref in tqdm(refs, desc=name, unit="frame", disable=None):
             start = time.perf_counter()
             frame = reader.load(ref)
             loaded = time.perf_counter()
             found = detector.step(frame)
             stepped = time.perf_counter()
             truth = true_boxes(reader, ref)
-            status = _status(reader, refs, ref, found, stepped - loaded, score_threshold)
+            status = _status(reader, name, ref, found, stepped - loaded, score_threshold)
             drawn = found.above(score_threshold)
             picture = draw_demo(frame, drawn, truth, status, camera_width)
             video.write(picture)
@@ -153,7 +155,7 @@ def write_numbers(shown: Shown, about: dict[str, str], path: Path) -> None:
     """Write score, times and what was run as JSON."""
     content: dict[str, Any] = {
         "about": about,
-        "scene": shown.scene,
+        "drive": shown.name,
         "frames": shown.frames,
         "key_frames": shown.key_frames,
         "frames_per_second": shown.frames_per_second,
@@ -170,12 +172,6 @@ def write_numbers(shown: Shown, about: dict[str, str], path: Path) -> None:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _rate(refs: tuple[FrameRef, ...]) -> float:
-    """Frames per second, from the stamps."""
-    steps = np.diff([ref.stamp_ns for ref in refs])
-    return round(1e9 / float(np.median(steps)), 2) if len(steps) else 2.0
-
-
 def _moments(refs: tuple[FrameRef, ...]) -> set[int]:
     """Indices of key frames, evenly spread; the first has no past and is left out where there are more."""
     keys = [ref.index for ref in refs if ref.is_key] or [ref.index for ref in refs]
@@ -185,17 +181,18 @@ def _moments(refs: tuple[FrameRef, ...]) -> set[int]:
 
 def _status(
     reader: NuScenesReader,
-    refs: tuple[FrameRef, ...],
+    name: str,
     ref: FrameRef,
     found: Detections,
     step_seconds: float,
     threshold: float,
 ) -> Status:
+    refs = reader.refs(ref.scene)
     other = refs[max(ref.index - 1, 0)] if ref.index else refs[min(1, len(refs) - 1)]
     way = (reader.global_from_ego(ref) - reader.global_from_ego(other))[:2, 3]
     seconds = abs(ref.stamp_ns - other.stamp_ns) * 1e-9
     return Status(
-        scene=ref.scene,
+        name=name,
         index=ref.index,
         count=len(refs),
         seconds=(ref.stamp_ns - refs[0].stamp_ns) * 1e-9,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from bevnext_core.boxes import box_corners
 from bevnext_core.classes import CAMERAS, CLASSES
@@ -25,7 +23,7 @@ from bevnext_core.draw.cameras import (
     truth_layer,
     write_png,
 )
-from bevnext_core.draw.video import write_video
+from bevnext_core.draw.video import open_video, write_video
 from bevnext_core.errors import BevnextError
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import rigid
@@ -246,43 +244,55 @@ def test_png_keeps_the_colours(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- video
-def pictures() -> Iterator[np.ndarray]:
-    for value in (40, 120, 200):
+REDS = (40, 120, 200)
+
+
+def pictures(folder: Path) -> list[Path]:
+    paths = []
+    for value in REDS:
         picture = np.zeros((64, 96, 3), np.uint8)
         picture[..., 0] = value
-        yield picture
+        paths.append(folder / "frames" / f"{value}.png")
+        write_png(picture, paths[-1])
+    return paths
 
 
 def test_mp4_plays_in_browsers_and_holds_every_picture_in_its_colours(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
-    path = write_video(tmp_path / "scene-0103", pictures, fps=2.0)
-    assert path == tmp_path / "scene-0103.mp4" and list(tmp_path.iterdir()) == [path]
+    path = tmp_path / "scene-0103.mp4"
+    # the first two frames have one stamp
+    assert write_video(path, pictures(tmp_path), [5, 5, 500_000_005, 1_000_000_005]) == path
     with av.open(str(path)) as container:
         (stream,) = container.streams
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert stream.average_rate == 2
         read = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     assert len(read) == 3
-    for image, expected in zip(read, pictures()):
-        np.testing.assert_allclose(image.mean((0, 1)), expected.mean((0, 1)), atol=8)
+    for image, red in zip(read, REDS):
+        np.testing.assert_allclose(image.mean((0, 1)), (red, 0, 0), atol=8)
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat"), "a browser wants the index first"
 
 
-def test_gif_where_no_encoder_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_encoder_there_is_one_line_and_no_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    path = write_video(tmp_path / "scene", pictures, fps=2.0)
-    assert list(tmp_path.iterdir()) == [path] == [tmp_path / "scene.gif"]
-    with Image.open(path) as image:
-        assert image.n_frames == 3 and image.info["duration"] == 500
-        image.seek(2)
-        assert image.convert("RGB").getpixel((5, 5))[0] == pytest.approx(200, abs=8)
+    assert write_video(tmp_path / "scene.mp4", pictures(tmp_path), [0, 1, 2]) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["frames"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line
+        == f"bevnext: warning: no video {tmp_path / 'scene.mp4'}: there is no H.264 encoder here, only pictures"
+    )
 
 
 def test_video_of_nothing_or_of_mixed_sizes_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("av")
     with pytest.raises(BevnextError, match="needs at least one picture"):
-        write_video(tmp_path / "v", lambda: iter(()), 2.0)
-    mixed = [np.zeros((64, 96, 3), np.uint8), np.zeros((64, 98, 3), np.uint8)]
+        write_video(tmp_path / "v.mp4", [], [])
     with pytest.raises(BevnextError, match="one size, got 98x64 after 96x64"):
-        write_video(tmp_path / "v", lambda: iter(mixed), 2.0)
+        with open_video(tmp_path / "v.mp4", 2.0) as video:
+            for width in (96, 98):
+                video.write(np.zeros((64, width, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []

@@ -27,10 +27,15 @@ def test_file_and_overrides_reach_the_detector_and_drops_are_reported(tmp_path, 
 
     monkeypatch.setattr(detector_factory, "make_detector", make)
     params = tmp_path / "params.yaml"
-    params.write_text("/**:\n  ros__parameters: {max_detections: 2, precision: fp32, score_threshold: 0.0}\n")
+    params.write_text(
+        "driver:\n  ros__parameters: {fps: 10}\n"
+        "/car/detector:\n  ros__parameters: {max_detections: 2, precision: fp32, score_threshold: 0}\n"
+        "/truck/detector:\n  ros__parameters: {max_detections: 3}\n"
+    )
     code = run_detect_bag(
         *(tmp_path / "bag", "net.safetensors", tmp_path / "out"),
         params=params,
+        node="/car/detector",
         device="cpu",
         overrides={"precision": "bf16"},
         pictures=False,

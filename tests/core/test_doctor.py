@@ -1,0 +1,41 @@
+"""``bevnext doctor`` says what is there and what is not, and never fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+
+import pytest
+import torch
+
+from bevnext_core.cli.main import main
+from bevnext_core.ops import native
+
+
+def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return {line[:24].strip() or f"more {number}": line[24:].strip() for number, line in enumerate(lines)}
+
+
+def test_versions_forms_and_places(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEVNEXT_BEV_POOL", "plain")
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    found = rows(capsys)
+    assert found["torch"] == importlib.metadata.version("torch") == torch.__version__.partition("+")[0]
+    assert found["BEV pooling, cpu"] == "plain" and found["BEVNEXT_BEV_POOL"] == "plain"
+    assert found["ROS"] == "jazzy" and "GB free" in found["cache"]
+
+
+def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing() -> tuple[str, ...]:
+        raise native.NativeBuildError("no C++ compiler found")
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(native, "compiler", nothing)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nuscenes" else find(name))
+    monkeypatch.setenv("BEVNEXT_CRF", "fast")
+    found = rows(capsys)
+    assert found["C++ compiler"] == "no C++ compiler found"
+    assert any("pip install --no-deps nuscenes-devkit" in fact for fact in found.values())
+    assert "must be auto, native or plain" in found["CRF, cpu"]
