@@ -33,7 +33,7 @@ from bevnext_world.streets.scenario import FIRST_KEY as KEY_TIME
 from bevnext_world.streets.scenario import build_scenario
 
 VERSION, SPLIT = "v1.0-trainval", "val"
-SCENES, KEYS = 6, 5
+SCENES, KEYS = 5, 3
 
 
 def order(out: Path, **changes: Any) -> Order:
@@ -43,7 +43,7 @@ def order(out: Path, **changes: Any) -> Order:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small split: the beginnings of six scenes, small images."""
+    """A small split: the beginnings of five scenes, small images."""
     folder = tmp_path_factory.mktemp("synthetic")
     small = order(
         folder, split=SPLIT, scenes=SCENES, image_size=(240, 136), sweeps=False, key_frames=KEYS, seed=5
@@ -274,9 +274,11 @@ def test_annotated_velocities_are_true(root: Path) -> None:
     reader = NuScenesReader(root, VERSION, split=SPLIT)
     parked = moving = 0
     for scene in reader.scenes:
-        truth = reader.ground_truth(reader.refs(scene)[2])
+        truth = reader.ground_truth(reader.refs(scene)[1])
         speed = np.hypot(*truth.boxes[:, 7:9].T)
         for attribute, value in zip(truth.attributes, speed):
+            if np.isnan(value):
+                continue  # annotated once
             if attribute == "vehicle.parked":
                 assert value < 0.01
                 parked += 1

@@ -192,7 +192,9 @@ def test_score_is_that_of_the_detections(reader: NuScenesReader, shown: Shown, t
     assert all(aps[name] > 0.99 for name in ("car", "pedestrian", "traffic_cone"))
     assert shown.evaluation.boxes == 6 * KEYS, "all boxes of the key frames, also those that are not drawn"
     assert shown.objects == {"car": KEYS, "pedestrian": KEYS, "traffic_cone": KEYS}
-    beside = show(reader, Knowing(reader, shift=3.0), tmp_path, name="Mill Road", eval_set="mini_val", camera_width=160)
+    beside = show(
+        reader, Knowing(reader, shift=3.0), tmp_path, name="Mill Road", eval_set="mini_val", camera_width=160
+    )
     assert beside.evaluation.mean_ap < 0.5 * shown.evaluation.mean_ap
 
 

@@ -10,6 +10,7 @@ from bevnext_world.models.mesh import MeshError, Pattern
 from bevnext_world.models.palette import Palette
 from bevnext_world.renderer.renderer import Renderer
 from bevnext_world.renderer.scene import Ground, Instance, Light
+from bevnext_world.streets.actors import MEAN_SIZES
 
 SIZES = {
     "car": (4.6, 1.95, 1.7),
@@ -125,6 +126,20 @@ def test_the_same_draw_gives_the_same_model() -> None:
         for part in ("vertices", "faces", "colors", "pattern", "gloss"):
             assert getattr(first, part).tobytes() == getattr(second, part).tobytes()
         assert first.vertices.tobytes() != other.vertices.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "faces", "extent"),
+    [
+        *(("car", 246, 601.10), ("truck", 308, 977.97), ("bus", 232, 1234.77), ("trailer", 296, 1202.93)),
+        *(("construction_vehicle", 316, 619.27), ("motorcycle", 558, 307.55), ("bicycle", 388, 169.41)),
+        *(("pedestrian", 262, 123.11), ("barrier", 72, 72.54), ("traffic_cone", 48, 19.24)),
+    ],
+)
+def test_models_of_version_1_of_the_world_are_these(name, faces, extent) -> None:
+    mesh = build_object(name, MEAN_SIZES[name], np.random.default_rng(0)).mesh()
+    assert len(mesh.faces) == faces
+    assert np.abs(mesh.vertices).sum() == pytest.approx(extent, abs=0.01)
 
 
 def test_colours_say_nothing_about_the_class() -> None:
