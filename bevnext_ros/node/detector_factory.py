@@ -6,6 +6,7 @@ from typing import Any
 
 from bevnext_core.config import load_config
 from bevnext_core.errors import CheckpointError
+from bevnext_core.threads import use_threads
 from bevnext_ros.node.parameters import Options
 
 
@@ -24,6 +25,7 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
     from bevnext_core.detector import Detector, DetectorOptions
     from bevnext_core.streaming.history import HistoryOptions
 
+    use_threads(options.threads or None)
     path = checkpoint or options.checkpoint
     if not path:
         raise CheckpointError("no checkpoint is given: set the parameter 'checkpoint' to the network's file")

@@ -42,6 +42,7 @@ class Options:
     compile_mode: Literal["default", "reduce-overhead", "graphs"] = _p(
         "default", "with compile: torch.compile alone or with CUDA graphs, or CUDA graphs alone"
     )
+    threads: int = _p(0, "computing threads; 0: OMP_NUM_THREADS, or the cores at hand", (0, 1024))
     cameras: Names = _p(
         ("",), "the rig's names for the model's cameras, in the model's order; empty: the model's own"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from bevnext_core.errors import BevnextError, CheckpointError, ConfigError
 from bevnext_ros.node.detector_factory import make_detector
@@ -23,7 +24,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         make_detector(make_options({"checkpoint": str(tmp_path / "bad.safetensors")}, ""))
 
 
-def test_parameters_reach_the_detector_and_another_model_is_refused(tmp_path):
+def test_parameters_reach_the_detector_and_another_model_is_refused(tmp_path, monkeypatch):
     from bevnext_core.checkpoint import save_checkpoint
     from tests.published import build
 
@@ -31,9 +32,14 @@ def test_parameters_reach_the_detector_and_another_model_is_refused(tmp_path):
     path = tmp_path / "small1.safetensors"
     save_checkpoint(path, model.state_dict(), model.config)
     values = {"checkpoint": str(path), "device": "cpu", "history_max_gap": 7.0}
-    values |= {"compile": True, "compile_mode": "graphs"}  # on a CPU: one line in the log
+    values |= {"compile": True, "compile_mode": "graphs", "threads": 3}  # graphs on a CPU: one line in the log
     small1 = str(ROOT / "config" / "model" / "small_stage1.yaml")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
     detector = make_detector(make_options({**values, "model": small1}, ""))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert threads == 3
     assert detector.options.history.max_gap == 7.0
     assert detector.options.compile and detector.options.compile_mode == "graphs"
     assert detector.device.type == "cpu" and detector.config.name == "small_stage1"
