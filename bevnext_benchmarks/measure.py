@@ -31,7 +31,7 @@ STAGES = ("encode", "plan", "lift", "detect", "decode")
 """In the order of the step; what a step does beside them (images, poses) is its ``rest``."""
 COMPONENTS = {
     "backbone, neck": ("backbone", "neck"),
-    "depth network": ("depth_net.reduce",),
+    "depth network": ("depth_net",),
     "CRF": ("crf",),
     "BEV pooling": ("view_transform",),
     "pre-process net": ("pre_process",),
@@ -95,7 +95,7 @@ def _step(detector: Detector, mode: str) -> Callable[[], int]:
     frames = (drive_frame(config, index) for index in itertools.count())
     past = [next(frames) for _ in range(config.history.frames + 1)]
     if mode == "window":
-        return lambda: len(detector.window(past[::-1]))
+        return lambda: len(detector.window(past[::-1], published=False))
     for frame in past:
         detector.step(frame)
 
@@ -148,8 +148,8 @@ def _named(detector: Detector) -> Iterator[None]:
     """The parts of the detector under their names in the profile, while the block runs."""
     model: Any = detector.model
     parts = [(attrgetter(path)(model), "forward", name) for name, paths in COMPONENTS.items() for path in paths]
-    parts += [(model.depth_net, "branches", "depth network"), (detector_module, "boxes_from_maps", "decode")]
     parts += [(model, name, name) for name in ("encode", "plan", "lift", "detect")]
+    parts += [(detector_module, "boxes_from_maps", "decode")]
 
     def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

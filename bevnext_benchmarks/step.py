@@ -23,6 +23,7 @@ from bevnext_benchmarks.measure import MODES, Case, measure
 from bevnext_benchmarks.report import FORMAT, compare, read_results, table
 from bevnext_core.checkpoint import read_checkpoint
 from bevnext_core.config import ModelConfig, load_config, published_config
+from bevnext_core.device import find_device
 from bevnext_core.errors import BevnextError, one_line
 from bevnext_core.files import atomic_path
 
@@ -66,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError(f"--modes: unknown {', '.join(unknown)}; known are {', '.join(MODES)}")
     if args.compiled and not args.checkpoint:
         raise BevnextError("--compiled needs --checkpoint, the weights that the package was made from")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise BevnextError(f"device '{args.device}' was asked for, but PyTorch finds no CUDA device here; use 'cpu'")
+    find_device(args.device)
     config = _config(args)
     threads = args.threads or torch.get_num_threads()
     results: dict[str, Any] = {

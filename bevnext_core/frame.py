@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +30,8 @@ class CameraFrame:
         stamp_ns: the anchor camera's stamp, nanoseconds.
         camera_stamps_ns: ``[N]`` int64, each camera's own stamp.
         valid: ``[N]`` bool; a camera that is not valid contributes nothing, now and as history.
-        image_sizes: ``[N, 2]`` (width, height) for which the intrinsics hold; checked when given.
+        image_sizes: ``[N, 2]`` (width, height) for which the intrinsics hold; checked when given, else those of the
+            images (a camera without an image takes another one's).
         token: the data set's name of the frame, if any.
 
     Raises:
@@ -45,7 +47,7 @@ class CameraFrame:
     stamp_ns: int
     camera_stamps_ns: np.ndarray = None  # type: ignore[assignment]
     valid: np.ndarray = None  # type: ignore[assignment]
-    image_sizes: np.ndarray | None = None
+    image_sizes: np.ndarray = None  # type: ignore[assignment]
     token: str = field(default="")
 
     def __post_init__(self) -> None:
@@ -66,11 +68,16 @@ class CameraFrame:
             if value.shape != shape:
                 raise FrameError(f"{name} has shape {value.shape}, expected {shape} for {count} cameras")
             _set(self, name, value)
-        for name in ("valid", "camera_stamps_ns", "images"):
+        if self.image_sizes is None:
+            sizes = [None if image is None or image.ndim != 3 else image.shape[1::-1] for image in self.images]
+            other = next(filter(None, sizes), (1, 1))
+            _set(self, "image_sizes", [size or other for size in sizes])
+        for name in ("valid", "camera_stamps_ns", "images", "image_sizes"):
             if len(getattr(self, name)) != count:
                 raise FrameError(f"{name} has {len(getattr(self, name))} entries for {count} cameras")
         _set(self, "valid", np.asarray(self.valid, bool))
-        _set(self, "camera_stamps_ns", np.asarray(self.camera_stamps_ns, np.int64))
+        for name in ("camera_stamps_ns", "image_sizes"):
+            _set(self, name, np.asarray(getattr(self, name), np.int64))
         fault = rigid_fault(self.global_from_ego)
         if fault:
             raise FrameError(f"the ego pose at {self.stamp_ns} ns cannot be used: {fault}")
@@ -86,13 +93,12 @@ class CameraFrame:
             raise FrameError(
                 f"{camera}: the image is {image.dtype}{list(image.shape)}, expected uint8[H, W, 3]"
             )
-        if self.image_sizes is not None:
-            width, height = (int(v) for v in self.image_sizes[index])
-            if (image.shape[1], image.shape[0]) != (width, height):
-                raise FrameError(
-                    f"{camera}: the image is {image.shape[1]}x{image.shape[0]}, "
-                    f"but its calibration is for {width}x{height}"
-                )
+        width, height = self.image_sizes[index]
+        if image.shape[:2] != (height, width):
+            raise FrameError(
+                f"{camera}: the image is {image.shape[1]}x{image.shape[0]}, "
+                f"but its calibration is for {width}x{height}"
+            )
         intrinsics = self.intrinsics[index]
         if not np.isfinite(intrinsics).all():
             raise FrameError(f"{camera}: the intrinsics hold NaN or infinity")
@@ -112,6 +118,30 @@ class CameraFrame:
     def global_from_camera(self) -> np.ndarray:
         """``[N, 4, 4]``: where each camera was at its own stamp."""
         return self.global_from_camera_ego @ self.ego_from_camera
+
+    def with_cameras(self, cameras: tuple[str, ...]) -> CameraFrame:
+        """The same instant of these cameras, in this order.
+
+        Raises:
+            FrameError: one of them is not in the frame.
+        """
+        if self.cameras == cameras:
+            return self
+        missing = [camera for camera in cameras if camera not in self.cameras]
+        if missing:
+            raise FrameError(
+                f"the frame at {self.stamp_ns} ns lacks {', '.join(missing)}; it has {', '.join(self.cameras)}"
+            )
+        index = [self.cameras.index(camera) for camera in cameras]
+        chosen = {name: getattr(self, name)[index] for name in _BY_CAMERA}
+        images = tuple(self.images[i] for i in index)
+        return dataclasses.replace(self, cameras=cameras, images=images, **chosen)
+
+
+_BY_CAMERA = (
+    "intrinsics", "ego_from_camera", "global_from_camera_ego", "camera_stamps_ns", "valid", "image_sizes"
+)  # fmt: skip
+"""Arrays with an entry per camera."""
 
 
 def _set(frame: CameraFrame, name: str, value: object) -> None:

@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 from bevnext_core.boxes import wrap_angle  # noqa: E402
 from bevnext_core.detections import Detections  # noqa: E402
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
-from bevnext_world.cli.demo import add_drive_arguments, default_device, demo_weights  # noqa: E402
+from bevnext_world.cli.demo import add_drive_arguments, demo_weights  # noqa: E402
 from bevnext_world.demo.drive import Drive, prepare_drive  # noqa: E402
 from scripts.ros_self_check import isolate, stop  # noqa: E402
 
@@ -102,7 +102,7 @@ def detect_directly(drive: Drive, checkpoint: Path) -> tuple[dict[int, Detection
 
     from bevnext_core.detector import Detector
 
-    detector = Detector.from_checkpoint(checkpoint, default_device())
+    detector = Detector.from_checkpoint(checkpoint, "auto")
     reader = drive.reader(detector.config)
     found, seconds = {}, 0.0
     for ref in tqdm(reader.refs(drive.scene), desc="detector alone", unit="frame", disable=None):

@@ -82,7 +82,7 @@ class Trace:
         self.tensors: dict[str, Tensor] = {}
         self._frame = -1
 
-    def run(self, images: Tensor, colors: Tensor, geometry: CameraGeometry, **options: str) -> HeadMaps:
+    def run(self, images: Tensor, colors: Tensor, geometry: CameraGeometry) -> HeadMaps:
         model, handles = self.model, []
 
         def record(
@@ -139,7 +139,7 @@ class Trace:
         whole(model.refinement.feedforward_norm, "refined")
         try:
             with torch.no_grad():
-                maps = model(images, colors, geometry, **options)
+                maps = model(images, colors, geometry)
         finally:
             for handle in handles:
                 handle.remove()

@@ -25,7 +25,7 @@ from bevnext_core.datasets.nuscenes import NuScenesReader  # noqa: E402
 from bevnext_core.datasets.nuscenes_tables import split_scenes  # noqa: E402
 from bevnext_core.detector import Detector  # noqa: E402
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
-from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes, options_for  # noqa: E402
+from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes  # noqa: E402
 from bevnext_core.evaluation.metric import Evaluation, evaluate  # noqa: E402
 from bevnext_core.evaluation.submission import make_submission, write_submission  # noqa: E402
 from bevnext_core.files import atomic_path  # noqa: E402
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
 
     for name, (detector_kind, reader_kind) in STREAMS.items():
         if options.only in name:
-            detector = detector_kind.from_checkpoint(options.checkpoint, options.device, options_for("streaming"))
+            detector = detector_kind.from_checkpoint(options.checkpoint, options.device)
             reader = reader_of(reader_kind)
             add(name, detect_scenes(detector, reader, reader.scenes, "streaming").records, reader)
     if options.prior_dataroot:

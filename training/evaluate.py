@@ -32,9 +32,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--version", default="v1.0-trainval")
     add("--split", default="val", help="official split (mini_val for v1.0-mini)")
     add("--mode", choices=("window", "streaming"), default="window")
-    add("--crf-canvas", choices=("own", "key"), help="whose colours past frames get (default: key in a window, own in "
-        "a stream)")
-    add("--camera-params", choices=("own", "key"), help="whose camera parameters past frames get (default: as above)")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     add("--device", choices=("auto", "cuda", "cpu"), default="auto")
     add("--out", required=True, help="folder for submission.json and results.json")
@@ -59,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     processes = join_processes(options.device)
     out = Path(options.out)
     task = SplitTask(options.checkpoint, options.dataroot, options.version, options.split, options.mode,
-                     options.crf_canvas, options.camera_params, options.precision,
+                     options.precision,
                      shuffle_images=options.shuffle_images, submission=out / "submission.json",
                      progress=not options.no_progress)
     score = score_split(task, processes)

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sweeps", action="store_true", help="every camera record (12 Hz), not only key frames"
     )
     parser.add_argument(
-        "--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)"
+        "--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)"
     )
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32")
     parser.add_argument(
@@ -101,9 +101,7 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
     out = output_folder(args.out, args.force)
     options = DetectorOptions(**_detector_overrides(args))
-    detector = Detector.from_checkpoint(
-        args.checkpoint, device=args.device or _default_device(), options=options
-    )
+    detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
     reader = NuScenesReader(
         args.dataroot,
         args.version,
@@ -146,17 +144,11 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
         args.out,
         params=args.params,
         node=args.node or "",
-        device=args.device or "auto",
+        device=args.device,
         overrides=_detector_overrides(args),
         pictures=not args.no_pictures,
         picture_threshold=args.score_threshold,
     )
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def detect(

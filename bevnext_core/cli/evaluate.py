@@ -9,7 +9,7 @@ from bevnext_core.cli.dataset import add_dataset_arguments
 from bevnext_core.cli.registry import extension
 from bevnext_core.errors import BevnextError
 
-DETECTING = ("mode", "crf_canvas", "camera_params", "precision", "device", "submission_out")
+DETECTING = ("mode", "precision", "device", "submission_out")
 """Options that only make sense where this command detects."""
 
 COMPUTES = True
@@ -30,16 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=("window", "streaming"),
-        help="with --checkpoint: encode the whole window of every key frame, as published (window, the default), or "
-        "each frame once, as the node does",
+        help="with --checkpoint: encode the whole window of every key frame, with the present one's colours and "
+        "camera parameters, as published (window, the default), or each frame once, as the node does",
     )
-    for name, what in (("--crf-canvas", "colours"), ("--camera-params", "camera parameters")):
-        parser.add_argument(
-            name,
-            choices=("own", "key"),
-            help=f"with --checkpoint: {what} of past frames, their own or the present one's (default: key in mode "
-            "window, as published; own in mode streaming)",
-        )
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), help="with --checkpoint (default: fp32)"
     )
@@ -94,8 +87,6 @@ def _evaluate_checkpoint(args: argparse.Namespace) -> int:
         args.version,
         args.eval_set,
         args.mode or "window",
-        args.crf_canvas,
-        args.camera_params,
         args.precision or "fp32",
         tuple(args.scene or ()),
         submission=args.submission_out,

@@ -10,17 +10,13 @@ from pathlib import Path
 import torch
 
 from bevnext_core.checkpoint import load_checkpoint
+from bevnext_core.device import find_device
 from bevnext_core.errors import BevnextError
 from bevnext_core.export.noise_drive import network_inputs
-from bevnext_core.export.package import (
-    DTYPES,
-    ExportedNetwork,
-    example_inputs,
-    export_package,
-    load_package,
-)
+from bevnext_core.export.package import ExportedNetwork, example_inputs, export_package, load_package
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.inference import DTYPES, autocast
 
 LIMITS = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 """Largest relative L2 difference to the eager network that a package may have, by precision."""
@@ -51,12 +47,11 @@ def run(args: argparse.Namespace) -> int:
     suffix = Path(args.out).suffix
     if suffix not in (".pt2", ".onnx"):
         raise BevnextError(f"--out {args.out}: the name must end in .pt2 or .onnx")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise BevnextError(f"device '{args.device}' was asked for, but PyTorch finds no CUDA device here")
+    device = find_device(args.device)
     if suffix == ".onnx":
         from bevnext_core.export.onnx import export_onnx
 
-        if (args.precision, args.device) != ("fp32", "cpu"):
+        if (args.precision, device.type) != ("fp32", "cpu"):
             raise BevnextError(
                 "ONNX files are written in fp32, on the CPU: leave out --device and --precision"
             )
@@ -65,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
             compared = "not compared (no onnxruntime)" if difference is None else f"{difference:.1e}"
             print(f"{path}: {size:.1f} MiB, largest relative difference {compared}")
         return 0
-    device = torch.device(args.device)
     model = load_checkpoint(args.checkpoint).to(device).eval()
     start = time.perf_counter()
     export_package(model, args.out, *inputs(model, 0), args.precision)
@@ -93,7 +87,7 @@ def largest_difference(model: BEVNeXt, network: ExportedNetwork, precision: str)
     # One camera masked: a package must not depend on all of them seeing something.
     geometry.valid[..., -1] = False
     examples = example_inputs(model, images, colors, geometry, precision)
-    with torch.autocast(images.device.type, dtype=DTYPES[precision], enabled=precision != "fp32"):
+    with autocast(images.device, precision):
         encoded = [part.encode(*examples["encode"]) for part in (model, network)]
         bev = examples["detect"][0]
         maps = [part.detect(bev, encoded[0], geometry) for part in (model, network)]

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from bevnext_core.device import find_device
 from bevnext_core.errors import ConfigError
 
 
@@ -63,8 +64,7 @@ def join_processes(device: str = "auto") -> Processes:
     """
     count = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device(device).type
     if device == "cuda":
         if local >= torch.cuda.device_count():
             raise ConfigError(f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are there")

@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections
-from bevnext_core.detector import Detector, DetectorOptions, Precision
+from bevnext_core.detector import Detector
 from bevnext_core.errors import FrameError, one_line
 from bevnext_core.evaluation.submission import submission_records
 from bevnext_core.frame import CameraFrame
-from bevnext_core.network.bevnext import Source
 
 Mode = Literal["window", "streaming"]
 
@@ -25,21 +24,6 @@ class SplitDetections:
 
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     faults: list[tuple[str, str]] = field(default_factory=list)
-
-
-def options_for(
-    mode: Mode,
-    precision: Precision = "fp32",
-    crf_canvas: Source | None = None,
-    camera_params: Source | None = None,
-) -> DetectorOptions:
-    """``window``: the present frame's colours and camera parameters for all frames, as published; ``streaming``: each
-    frame's own. ``crf_canvas`` and ``camera_params``, where given, come before that.
-    """
-    source: Source = "key" if mode == "window" else "own"
-    return DetectorOptions(
-        crf_canvas=crf_canvas or source, camera_params=camera_params or source, precision=precision
-    )
 
 
 def detect_scenes(

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import split_scenes
-from bevnext_core.detector import Detector, Precision
+from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import DatasetError
 from bevnext_core.evaluation.distributed import Processes
-from bevnext_core.evaluation.inference import Mode, ShuffledImages, detect_scenes, options_for
+from bevnext_core.evaluation.inference import Mode, ShuffledImages, detect_scenes
 from bevnext_core.evaluation.metric import Evaluation, evaluate
 from bevnext_core.evaluation.submission import make_submission, write_submission
-from bevnext_core.network.bevnext import Source
+from bevnext_core.network.inference import Precision
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,8 @@ class SplitTask:
     """What to detect in, with what, and how.
 
     Attributes:
-        mode: ``window`` encodes each key frame's whole window, as the published code; ``streaming`` encodes each
-            frame once, as the node.
-        crf_canvas, camera_params: whose colours and camera parameters past frames get; ``None``: those of the mode
-            (``key`` in a window, ``own`` in a stream).
+        mode: ``window`` encodes each key frame's whole window, past frames with the present one's colours and camera
+            parameters, as the published code; ``streaming`` encodes each frame once, with its own, as the node.
         scenes: only these of the split; empty: all of it.
         shuffle_images: control; every frame gets the images of another one.
         submission: where the submission is kept; ``None``: nowhere.
@@ -39,8 +37,6 @@ class SplitTask:
     version: str
     split: str
     mode: Mode = "window"
-    crf_canvas: Source | None = None
-    camera_params: Source | None = None
     precision: Precision = "fp32"
     scenes: Sequence[str] = ()
     shuffle_images: bool = False
@@ -71,7 +67,7 @@ def score_split(task: SplitTask, processes: Processes) -> SplitScore | None:
     outside = [scene for scene in task.scenes if scene not in split_scenes(task.split)]
     if outside:
         raise DatasetError(f"the split '{task.split}' has no scene '{outside[0]}'")
-    options = options_for(task.mode, task.precision, task.crf_canvas, task.camera_params)
+    options = DetectorOptions(precision=task.precision)
     detector = Detector.from_checkpoint(task.checkpoint, processes.device, options)
     config = detector.config
     reader = (ShuffledImages if task.shuffle_images else NuScenesReader)(
@@ -98,17 +94,13 @@ def score_split(task: SplitTask, processes: Processes) -> SplitScore | None:
         scored = evaluate(reader.tables, path, task.split, task.scenes or None)
     inference = {
         "mode": task.mode,
-        "crf_canvas": options.crf_canvas,
-        "camera_params": options.camera_params,
         "precision": task.precision,
         "checkpoint": str(task.checkpoint),
         "model": config.name,
         "unreadable_frames": len(faults),
         "shuffled_images": task.shuffle_images,
     }
-    title = (
-        f"{config.name}, mode {task.mode} (crf_canvas {options.crf_canvas}, camera_params {options.camera_params}), "
-        f"{task.precision}{', control with shuffled images' if task.shuffle_images else ''}"
-    )
+    control = ", control with shuffled images" if task.shuffle_images else ""
+    title = f"{config.name}, mode {task.mode}{' (as published)' * (task.mode == 'window')}, {task.precision}{control}"
     summary = {"inference": inference, **scored.summary}
     return SplitScore(title, dataclasses.replace(scored, summary=summary), faults)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bevnext_core.config import ModelConfig
 from bevnext_core.frame import CameraFrame
-from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.streaming.preprocess import canvas_colors, image_transform, normalize, resize_and_crop
+from bevnext_core.streaming.preprocess import canvas_colors, normalize, resize_and_crop
+from bevnext_core.streaming.rig_state import RigState
 
 SOURCE_SIZE = (1600, 900)
 """(width, height) of the cameras' images."""
@@ -55,23 +55,17 @@ def network_inputs(
     Returns:
         images ``[B * N, 3, H, W]``, patch colours ``[B * N, 3, H/8, W/8]``, and the geometry (F = 1).
     """
-    transform = image_transform(*SOURCE_SIZE, config.image)
     frames = [drive_frame(config, start + rig) for rig in range(rigs)]
-    canvas = [resize_and_crop(image, transform) for frame in frames for image in frame.images if image is not None]
+    states = [RigState.of(frame, config.image) for frame in frames]
+    canvas = [
+        resize_and_crop(image, transform)
+        for frame, state in zip(frames, states, strict=True)
+        for image, transform in zip(frame.images, state.transforms, strict=True)
+        if image is not None
+    ]
     pixels = torch.from_numpy(np.stack(canvas)).to(device)
-    poses = np.stack([invert_rigid(frame.global_from_ego) @ frame.global_from_camera for frame in frames])[:, None]
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, np.float32))
-
-    geometry = CameraGeometry(
-        tensor(poses[..., :3, :3]),
-        tensor(poses[..., :3, 3]),
-        tensor(np.stack([frame.intrinsics for frame in frames])[:, None]),
-        tensor(np.broadcast_to(transform.rotation, (*poses.shape[:3], 3, 3))),
-        tensor(np.broadcast_to(transform.translation, (*poses.shape[:3], 3))),
-        torch.eye(3).repeat(rigs, 1, 1),
-    )
+    geometries = [vars(state.geometry_in(state.global_from_ego)) for state in states]
+    geometry = CameraGeometry(**{name: torch.cat([each[name] for each in geometries]) for name in geometries[0]})
     return normalize(pixels), canvas_colors(pixels), geometry.to(device)
 
 

@@ -30,17 +30,6 @@ LIMIT = 1e-3
 """Largest relative L2 difference of an output to the network's."""
 
 
-class OnnxEncode(nn.Module):
-    """``images, colors, camera_parameters -> depth, context``."""
-
-    def __init__(self, model: BEVNeXt) -> None:
-        super().__init__()
-        self.program = EncodeProgram(model)
-
-    def forward(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return self.program(images, colors, camera_parameters)[:2]
-
-
 class OnnxLift(nn.Module):
     """``depth, context, cells -> bev [1, C, Y, X]``: pooling by scattered addition, then the pre-process net."""
 
@@ -83,7 +72,7 @@ class OnnxDetect(nn.Module):
         self, bev: Tensor, depth: Tensor, context: Tensor, pixels: Tensor, seen: Tensor
     ) -> list[dict[str, Tensor]]:
         """The head maps by task and name."""
-        present = EncodedCameras(depth, context, depth, context)
+        present = EncodedCameras(depth, context)
         attention: Any = self.model.refinement.attention
         attention.project = lambda geometry: (pixels, seen)
         try:
@@ -131,7 +120,7 @@ def export_onnx(model: BEVNeXt, path: str | Path) -> dict[str, float | None]:
     except ModuleNotFoundError:
         raise ExportError("ONNX export needs onnx and onnxscript: pip install onnx onnxscript") from None
     programs: dict[str, nn.Module] = {
-        "encode": OnnxEncode(model),
+        "encode": EncodeProgram(model),
         "lift": OnnxLift(model),
         "detect": (detect := OnnxDetect(model)),
     }

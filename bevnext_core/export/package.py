@@ -25,13 +25,12 @@ from bevnext_core.errors import BevnextError
 from bevnext_core.files import atomic_path
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.network.inference import for_inference
+from bevnext_core.network.inference import autocast, for_inference
 
-FORMAT = "bevnext-package-1"
+FORMAT = "bevnext-package-2"
 PROGRAMS = ("encode", "detect")
 DESCRIPTION = "bevnext.json"
 GEOMETRY = ("rotation", "translation", "intrinsics", "image_rotation", "image_translation", "bda", "valid")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ExportError(BevnextError):
@@ -40,18 +39,16 @@ class ExportError(BevnextError):
 
 # -------------------------------------------------------------------------------------------- programs
 class EncodeProgram(nn.Module):
-    """``BEVNeXt.encode`` with tensors in and out: depth, context, logits, reduced."""
+    """``BEVNeXt.encode`` with tensors in and out: depth, context."""
 
     def __init__(self, model: BEVNeXt, precision: str = "fp32", device: str = "cpu") -> None:
         super().__init__()
         self.model, self.precision, self.device = model, precision, device
 
-    def forward(
-        self, images: Tensor, colors: Tensor, camera_parameters: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        with _autocast(self.device, self.precision):
+    def forward(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(self.device, self.precision):
             encoded = self.model.encode(images, colors, camera_parameters)
-        return encoded.depth, encoded.context, encoded.logits, encoded.reduced
+        return encoded.depth, encoded.context
 
 
 class DetectProgram(nn.Module):
@@ -67,10 +64,9 @@ class DetectProgram(nn.Module):
 
     def maps(self, bev: Tensor, depth: Tensor, context: Tensor, *geometry: Tensor) -> list[dict[str, Tensor]]:
         """The head maps by task and name."""
-        # detect reads the present frame's depth and context only.
-        present = EncodedCameras(depth, context, depth, context)
+        present = EncodedCameras(depth, context)
         cameras = CameraGeometry(**dict(zip(GEOMETRY, geometry, strict=True)))
-        with _autocast(self.device, self.precision):
+        with autocast(self.device, self.precision):
             return self.model.detect(bev, present, cameras).tasks
 
 
@@ -78,10 +74,6 @@ class DetectProgram(nn.Module):
 def map_names(program: DetectProgram, inputs: tuple[Tensor, ...]) -> list[list[str]]:
     """Names of each task's head maps, in the order in which the program returns them."""
     return [list(task) for task in program.maps(*inputs)]
-
-
-def _autocast(device: str, precision: str) -> torch.autocast:
-    return torch.autocast(device, dtype=DTYPES[precision], enabled=precision != "fp32")
 
 
 def geometry_tensors(geometry: CameraGeometry) -> tuple[Tensor, ...]:
@@ -99,7 +91,7 @@ def example_inputs(
         images: ``[N, 3, H, W]`` normalised; colors: ``[N, 3, H/8, W/8]``; geometry: of one frame (B = F = 1).
     """
     parameters = geometry.camera_parameters().flatten(0, 2)
-    with _autocast(images.device.type, precision):
+    with autocast(images.device, precision):
         encoded = model.encode(images, colors, parameters)
         lifted = model.lift(encoded, model.view_transform.plan(geometry))
         # The history looks like the present, scaled so that no two frames are equal.
@@ -214,8 +206,10 @@ def read_description(path: str | Path) -> dict[str, Any]:
             present = set(archive.namelist())
     except (zipfile.BadZipFile, KeyError, ValueError, OSError):
         description, present = None, set()
-    known = isinstance(description, dict) and description.get("format") == FORMAT
-    if not known or not {f"{name}.pt2" for name in PROGRAMS} <= present:
+    kind = str(description.get("format")) if isinstance(description, dict) else ""
+    if kind != FORMAT and kind.startswith("bevnext-package-"):
+        raise ExportError(f"{path} is of the format '{kind}', needed is '{FORMAT}': run 'bevnext export' again")
+    if kind != FORMAT or not {f"{name}.pt2" for name in PROGRAMS} <= present:
         raise ExportError(f"{path} is not a package of 'bevnext export' ('{FORMAT}')")
     return description
 

@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,22 +28,21 @@ from bevnext_core.network.res2fusion import Res2Fusion
 from bevnext_core.network.view_transform import ViewTransform
 from bevnext_core.ops.bev_pool.plain import PoolPlan
 
-Source = Literal["own", "key"]
-"""Whether a history frame uses something of its own instant or of the present key frame."""
-
 
 @dataclass
 class EncodedCameras:
-    """One frame's cameras after the image branch, M = B * N.
+    """Cameras after the image branch: ``depth [M, D, h, w]`` distribution after the CRF, ``context [M, C, h, w]``.
 
-    ``depth [M, D, h, w]`` distribution after the CRF; ``context [M, C, h, w]``; ``logits [M, D, h, w]`` before
-    the CRF; ``reduced [M, mid, h, w]`` before the camera parameters come in.
+    M = B * N for one frame of B samples.
     """
 
     depth: Tensor
     context: Tensor
-    logits: Tensor
-    reduced: Tensor
+
+    @staticmethod
+    def cat(parts: Sequence[EncodedCameras]) -> EncodedCameras:
+        """All cameras of several."""
+        return EncodedCameras(torch.cat([part.depth for part in parts]), torch.cat([part.context for part in parts]))
 
 
 @dataclass
@@ -100,13 +99,8 @@ class BEVNeXt(nn.Module):
             images: ``[M, 3, H, W]`` normalised; colors: ``[M, 3, H/8, W/8]`` patch colours for the CRF;
             camera_parameters: ``[M, 27]`` (:meth:`CameraGeometry.camera_parameters`).
         """
-        reduced = self.depth_net.reduce(self.neck(self.backbone(images)))
-        return self.encode_reduced(reduced, colors, camera_parameters)
-
-    def encode_reduced(self, reduced: Tensor, colors: Tensor, camera_parameters: Tensor) -> EncodedCameras:
-        """The part of :meth:`encode` that camera parameters and colours can change."""
-        logits, context = self.depth_net.branches(reduced, camera_parameters)
-        return EncodedCameras(self.crf(logits, colors), context, logits, reduced)
+        logits, context = self.depth_net(self.neck(self.backbone(images)), camera_parameters)
+        return EncodedCameras(self.crf(logits, colors), context)
 
     def plan(self, geometry: CameraGeometry) -> PoolPlan:
         """Which frustum point goes to which cell, for all frames of ``geometry``; in fp32 under autocast too."""
@@ -146,8 +140,6 @@ class BEVNeXt(nn.Module):
         colors: Tensor,
         geometry: CameraGeometry,
         *,
-        crf_canvas: Source = "key",
-        camera_params: Source = "key",
         own_parameters: Tensor | None = None,
         with_history: bool = True,
     ) -> HeadMaps:
@@ -159,27 +151,24 @@ class BEVNeXt(nn.Module):
         Args:
             images: ``[B, F, N, 3, H, W]`` normalised; colors: ``[B, F, N, 3, H/8, W/8]``.
             geometry: of all F frames.
-            crf_canvas: whose colours drive a history frame's CRF; ``key`` is the published choice.
-            camera_params: whose camera parameters a history frame's depth network gets; ``key`` is published.
-            own_parameters: ``[B, F, N, 27]``, needed for ``camera_params="own"``: those of each frame's own instant.
+            own_parameters: ``[B, F, N, 27]`` camera parameters of each frame's own instant: with them a history frame
+                is encoded with its own colours and parameters, as in a stream; without, with those of the present
+                frame, as published.
             with_history: ``False`` puts zeros in place of the history's BEV maps (start of training).
         """
         frames = images.shape[1]
         if frames != self.config.history.frames + 1:
             raise ValueError(f"the network takes {self.config.history.frames + 1} frames, got {frames}")
-        if camera_params == "own" and own_parameters is None:
-            raise ValueError("camera_params='own' needs own_parameters")
-        key_parameters = geometry.frame(0).camera_parameters().flatten(0, 2)
+        present_parameters = geometry.frame(0).camera_parameters().flatten(0, 2)
         lifted: list[Tensor] = []
         present: EncodedCameras | None = None
         for index in range(frames):
             if index and not with_history:
                 lifted.append(torch.zeros_like(lifted[0]))
                 continue
-            canvas = colors[:, index if crf_canvas == "own" else 0].flatten(0, 1)
-            parameters = key_parameters
-            if camera_params == "own" and own_parameters is not None:
-                parameters = own_parameters[:, index].flatten(0, 1)
+            canvas, parameters = colors[:, 0].flatten(0, 1), present_parameters
+            if own_parameters is not None:
+                canvas, parameters = colors[:, index].flatten(0, 1), own_parameters[:, index].flatten(0, 1)
             with torch.set_grad_enabled(torch.is_grad_enabled() and index == 0):
                 encoded = self.encode(images[:, index].flatten(0, 1), canvas, parameters)
                 lifted.append(self.lift(encoded, self.plan(geometry.frame(index))))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+BY_CAMERA = ("rotation", "translation", "intrinsics", "image_rotation", "image_translation", "valid")
+"""The parts ``[B, F, N, ...]`` of a geometry."""
 
 
 @dataclass
@@ -33,25 +37,25 @@ class CameraGeometry:
         if self.valid is None:
             self.valid = torch.ones(self.rotation.shape[:3], dtype=torch.bool, device=self.rotation.device)
 
-    @property
-    def frames(self) -> int:
-        return self.rotation.shape[1]
+    @staticmethod
+    def cat(frames: Sequence[CameraGeometry]) -> CameraGeometry:
+        """One geometry of all frames of several of the same samples."""
+        joined = {name: torch.cat([getattr(frame, name) for frame in frames], 1) for name in BY_CAMERA}
+        return CameraGeometry(**joined, bda=frames[0].bda)
 
     def frame(self, index: int) -> CameraGeometry:
         """Frame ``index`` alone (F = 1)."""
-        part = slice(index, index + 1)
-        return CameraGeometry(
-            self.rotation[:, part],
-            self.translation[:, part],
-            self.intrinsics[:, part],
-            self.image_rotation[:, part],
-            self.image_translation[:, part],
-            self.bda,
-            self.valid[:, part],
-        )
+        part = {name: getattr(self, name)[:, index : index + 1] for name in BY_CAMERA}
+        return CameraGeometry(**part, bda=self.bda)
 
     def to(self, device: torch.device | str) -> CameraGeometry:
         return CameraGeometry(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def ego_from_camera(self) -> Tensor:
+        """``[B, F, N, 4, 4]``: rotation and translation as one matrix."""
+        pose = torch.eye(4, device=self.rotation.device).repeat(*self.rotation.shape[:3], 1, 1)
+        pose[..., :3, :3], pose[..., :3, 3] = self.rotation, self.translation
+        return pose
 
     def camera_parameters(self) -> Tensor:
         """``[B, F, N, 27]``: fx, fy, cx, cy; image matrix rows 0 and 1 with translation; bda; 3x4 camera pose.

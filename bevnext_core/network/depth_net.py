@@ -1,8 +1,6 @@
 """Camera-aware depth network: image features and camera parameters -> depth logits and context.
 
 The 27 camera parameters are raw (a focal length of 1266 pixels stays 1266); a batch norm scales them.
-The two halves are separate methods because the streaming detector may need them for other
-parameters than those of the image (see ``camera_params`` in :mod:`bevnext_core.detector`).
 """
 
 from __future__ import annotations
@@ -44,14 +42,10 @@ class DepthNet(nn.Module):
 
     def forward(self, features: Tensor, camera_parameters: Tensor) -> tuple[Tensor, Tensor]:
         """``[M, in, h, w]`` and parameters ``[M, 27]`` -> logits ``[M, D, h, w]``, context ``[M, C, h, w]``."""
-        return self.branches(self.reduce(features), camera_parameters)
-
-    def branches(self, reduced: Tensor, camera_parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Both branches from the output ``[M, mid, h, w]`` of :attr:`reduce`."""
+        reduced = self.reduce(features)
         parameters = self.parameter_norm(camera_parameters)
         context = self.context_layers(self.context_gate(reduced, parameters))
-        logits = self.depth_layers(self.depth_gate(reduced, parameters))
-        return logits, context
+        return self.depth_layers(self.depth_gate(reduced, parameters)), context
 
 
 class CameraGate(nn.Module):

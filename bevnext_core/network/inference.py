@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,15 @@ from torchvision.models.resnet import Bottleneck
 from bevnext_core.network.backbone import ResNet50
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.layers import ResidualBlock
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: str | torch.device, precision: str) -> torch.autocast:
+    """The context in which a network runs with convolutions of :data:`Precision` ``precision``."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=DTYPES[precision], enabled=precision != "fp32")
 
 
 def for_inference(model: BEVNeXt, packed: bool | None = None) -> BEVNeXt:

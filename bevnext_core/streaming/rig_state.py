@@ -1,4 +1,4 @@
-"""What a stream keeps of one instant of the rig, and the geometry that it is lifted with."""
+"""What it takes to lift one instant of the rig into a later ego frame: where its cameras were and how they see."""
 
 from __future__ import annotations
 
@@ -8,50 +8,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bevnext_core.config import ImageConfig
 from bevnext_core.frame import CameraFrame
-from bevnext_core.network.bevnext import EncodedCameras
+from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.streaming.preprocess import ImageTransform, image_transform
 
 
-@dataclass
+@dataclass(frozen=True)
 class RigState:
-    """One frame's cameras with what it takes to lift them later: encoded features, poses, calibration."""
+    """One instant of N cameras.
 
-    encoded: EncodedCameras | None
-    colors: Tensor
-    own_parameters: Tensor
+    Attributes:
+        global_from_ego: ``[4, 4]`` float64, the ego pose.
+        transforms: from each camera's image to the network's input.
+        global_from_camera: ``[N, 4, 4]`` float64, at each camera's own stamp; intrinsics: ``[N, 3, 3]``;
+            valid: ``[N]`` bool. A camera that is not valid has stand-ins for both: its numbers must not turn
+            the others' batch into NaN.
+    """
+
+    global_from_ego: np.ndarray
+    transforms: tuple[ImageTransform, ...]
     global_from_camera: np.ndarray
     intrinsics: np.ndarray
-    image_rotation: np.ndarray
-    image_translation: np.ndarray
     valid: np.ndarray
 
+    @classmethod
+    def of(cls, frame: CameraFrame, target: ImageConfig) -> RigState:
+        """The state of ``frame``, whose images become inputs of the size ``target``."""
+        bad = ~frame.valid[:, None, None]
+        poses = np.where(bad, frame.global_from_ego, np.nan_to_num(frame.global_from_camera))
+        transforms = tuple(image_transform(int(width), int(height), target) for width, height in frame.image_sizes)
+        intrinsics = np.where(bad, np.eye(3), frame.intrinsics)
+        return cls(frame.global_from_ego, transforms, poses, intrinsics, frame.valid)
 
-def image_sizes(frame: CameraFrame) -> np.ndarray:
-    """``[N, 2]`` (width, height) of each camera's image; a masked camera takes its calibration's, or any."""
-    sizes: list[tuple[int, int]] = []
-    for index, image in enumerate(frame.images):
-        if image is not None:
-            sizes.append((image.shape[1], image.shape[0]))
-        elif frame.image_sizes is not None:
-            sizes.append((int(frame.image_sizes[index][0]), int(frame.image_sizes[index][1])))
-        else:
-            sizes.append(next(((i.shape[1], i.shape[0]) for i in frame.images if i is not None), (1, 1)))
-    return np.array(sizes)
+    def geometry_in(self, global_from_ego: np.ndarray) -> CameraGeometry:
+        """The cameras in the ego frame at ``global_from_ego [4, 4]``, on the host; float64 up to the last step."""
+        ego_from_camera = invert_rigid(global_from_ego) @ self.global_from_camera
+        return CameraGeometry(
+            _tensor(ego_from_camera[:, :3, :3]),
+            _tensor(ego_from_camera[:, :3, 3]),
+            _tensor(self.intrinsics),
+            _tensor(np.stack([transform.rotation for transform in self.transforms])),
+            _tensor(np.stack([transform.translation for transform in self.transforms])),
+            torch.eye(3)[None],
+            torch.tensor(self.valid)[None, None],
+        )
 
 
-def joined(frames: list[CameraGeometry]) -> CameraGeometry:
-    """One geometry of F frames from F of one frame."""
-    names = ("rotation", "translation", "intrinsics", "image_rotation", "image_translation")
-    matrices = {name: torch.cat([getattr(frame, name) for frame in frames], 1) for name in names}
-    valid = torch.cat([frame.valid for frame in frames], 1)
-    return CameraGeometry(**matrices, bda=frames[0].bda, valid=valid)
-
-
-def ego_from_camera(geometry: CameraGeometry) -> np.ndarray:
-    """``[N, 4, 4]`` of the first frame of a geometry that is on the host."""
-    cameras = geometry.rotation.shape[2]
-    pose = np.tile(np.eye(4), (cameras, 1, 1))
-    pose[:, :3, :3] = geometry.rotation[0, 0].numpy()
-    pose[:, :3, 3] = geometry.translation[0, 0].numpy()
-    return pose
+def _tensor(array: np.ndarray) -> Tensor:
+    """``[N, ...]`` float64 -> ``[1, 1, N, ...]`` float32."""
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]

@@ -20,8 +20,6 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
         CheckpointError: no checkpoint is named, it cannot be loaded, or it is not of the model named.
         ConfigError: the device or the model's file is not there.
     """
-    import torch
-
     from bevnext_core.detector import Detector, DetectorOptions
     from bevnext_core.streaming.history import HistoryOptions
 
@@ -29,9 +27,6 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
     path = checkpoint or options.checkpoint
     if not path:
         raise CheckpointError("no checkpoint is given: set the parameter 'checkpoint' to the network's file")
-    wanted = device or options.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     settings = DetectorOptions(
         precision=options.precision,  # type: ignore[arg-type]  # checked by the table of parameters
         compile=options.compile,
@@ -39,4 +34,4 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
         history=HistoryOptions(max_gap=options.history_max_gap),
     )
     expected = load_config(options.model) if options.model else None
-    return Detector.from_checkpoint(path, device=wanted, options=settings, expected=expected)
+    return Detector.from_checkpoint(path, device=device or options.device, options=settings, expected=expected)

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for the results; what an earlier run wrote there is replaced (default: %(default)s)",
     )
     add_drive_arguments(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     parser.add_argument(
         "--score-threshold", type=float, default=0.3, help="lowest score drawn (default: %(default)s)"
     )
@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from bevnext_world.demo.page import write_page
     from bevnext_world.demo.show import show, write_numbers
 
-    device = args.device or default_device()
-    detector = Detector.from_checkpoint(weights, device)
+    detector = Detector.from_checkpoint(weights, args.device)
     drive = prepare_drive(args.drive, args.key_frames)
     reader = drive.reader(detector.config)
     shown = show(
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         eval_set=drive.eval_set,
         score_threshold=args.score_threshold,
     )
-    about = _about(weights, detector, drive.description, device)
+    about = _about(weights, detector, drive.description)
     write_numbers(shown, about, out / "numbers.json")
     write_page(shown, about, out / "index.html")
     typical, least, most = (1e3 * seconds for seconds in shown.times("detector"))
@@ -86,13 +85,6 @@ def run(args: argparse.Namespace) -> int:
     for path in filter(None, (shown.video, shown.sheet, out / "index.html")):
         print(path)
     return 0
-
-
-def default_device() -> str:
-    """``cuda`` where there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def demo_weights(given: str | None) -> Path:
@@ -111,7 +103,7 @@ def demo_weights(given: str | None) -> Path:
     return path
 
 
-def _about(weights: Path, detector: Any, drive: str, device: str) -> dict[str, str]:
+def _about(weights: Path, detector: Any, drive: str) -> dict[str, str]:
     """What was run, for the page."""
     import torch
 
@@ -124,6 +116,6 @@ def _about(weights: Path, detector: Any, drive: str, device: str) -> dict[str, s
         "weights": f"{weights.name}, {weights.stat().st_size / 1e6:.1f} MB, sha256 {digest[:16]}...",
         "network": f"{detector.config.name}: {values / 1e6:.2f} M parameters, "
         f"{detector.config.history.frames} past frames, {detector.config.image.width}x{detector.config.image.height}",
-        "machine": f"{machine(device)}, {torch.get_num_threads()} threads",
+        "machine": f"{machine(str(detector.device))}, {torch.get_num_threads()} threads",
         "Python": platform.python_version(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from bevnext_core.classes import CLASSES
 from bevnext_core.config import PUBLISHED_TASKS, ModelConfig
 from bevnext_core.network import crf as crf_module
 from bevnext_core.network import view_transform
-from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.view_transform import ViewTransform
 from bevnext_core.streaming.decode import BoxSet, boxes_from_maps, decode
@@ -274,16 +275,25 @@ def rgb_instead_of_bgr(_: BEVNeXt, inputs: dict) -> Iterator[None]:
 
 
 @contextmanager
-def own_canvas_for_history(_: BEVNeXt, inputs: dict) -> Iterator[None]:
-    inputs["options"]["crf_canvas"] = "own"
-    yield
+def own_canvas_for_history(model: BEVNeXt, inputs: dict) -> Iterator[None]:
+    frames, encode = itertools.count(), model.encode
+
+    def with_own(images: Tensor, _: Tensor, parameters: Tensor) -> EncodedCameras:
+        return encode(images, inputs["colors"][:, next(frames)].flatten(0, 1), parameters)
+
+    with patched(model, "encode", with_own):
+        yield
 
 
 @contextmanager
-def own_parameters_for_history(_: BEVNeXt, inputs: dict) -> Iterator[None]:
-    inputs["options"]["camera_params"] = "own"
-    inputs["options"]["own_parameters"] = inputs["geometry"].camera_parameters()
-    yield
+def own_parameters_for_history(model: BEVNeXt, inputs: dict) -> Iterator[None]:
+    own, frames, encode = inputs["geometry"].camera_parameters(), itertools.count(), model.encode
+
+    def with_own(images: Tensor, colors: Tensor, _: Tensor) -> EncodedCameras:
+        return encode(images, colors, own[:, next(frames)].flatten(0, 1))
+
+    with patched(model, "encode", with_own):
+        yield
 
 
 @contextmanager
@@ -409,11 +419,11 @@ def test_mistakes_are_caught(name: str, small2: BEVNeXt) -> None:
     small2.load_state_dict(recipe_state(small2, "small2"))
     arrays, description = load_reference(BUNDLED, "small_stage2")
     images, colors = window_inputs(small2.config)
-    inputs = {"images": images, "geometry": geometry_from(arrays, 3), "options": {}}
+    inputs = {"images": images, "colors": colors, "geometry": geometry_from(arrays, 3)}
     trace = Trace(small2)
 
     def caught() -> bool:
-        trace.run(inputs["images"], colors, inputs["geometry"], **inputs["options"])
+        trace.run(inputs["images"], colors, inputs["geometry"])
         found = errors(trace.tensors, arrays, description)
         return any(value > limit_of(key) for key, value in found.items())
 

@@ -160,6 +160,9 @@ def test_files_that_are_no_package_are_refused(model: BEVNeXt, tmp_path: Path) -
             read_description(path)
     write_package(path, json.dumps(good), 2)
     assert read_description(path) == good
+    write_package(path, json.dumps({**good, "format": "bevnext-package-1"}), 2)
+    with pytest.raises(ExportError, match="'bevnext-package-1', needed is 'bevnext-package-2': run"):
+        read_description(path)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import for_inference
 from bevnext_core.streaming import acceleration
 from bevnext_core.streaming.acceleration import Accelerated, AcceleratedNetwork, Graph
+from bevnext_core.streaming.rig_state import RigState
 from bevnext_core.streaming.upload import Uploader, packed, unpacked
 from tests.core.test_export import TINY, uncompiled
 from tests.published import build
@@ -68,21 +69,18 @@ def equal(a: HeadMaps, b: HeadMaps) -> bool:
 
 
 # ------------------------------------------------------------------------------- lift
-@pytest.mark.parametrize("source", ["own", "key"])
-def test_lift_in_one_call_equals_frame_by_frame(small2: BEVNeXt, source: Any) -> None:
+def test_lift_in_one_call_equals_frame_by_frame(small2: BEVNeXt) -> None:
     """And both the window; with a gap, which the present fills, and a camera that is not there for a frame."""
     frames = drive(5)
     images = (None, *frames[3].images[1:])
     frames[3] = dataclasses.replace(frames[3], images=images, valid=np.array([False] + [True] * 5))
     del frames[1]
-    streams = [
-        Detector(small2, options=DetectorOptions(source, source, batched_lift=form)) for form in (False, True)
-    ]
+    streams = [Detector(small2, options=DetectorOptions(batched_lift=form)) for form in (False, True)]
     for index, frame in enumerate(frames):
         one_by_one, together = (stream.step_maps(frame) for stream in streams)
         assert largest_difference(together, one_by_one) <= LIMIT, f"frame {index}"
     window = [frames[-1], frames[-2], frames[-3]]
-    assert largest_difference(together, streams[1].window_maps(window)) <= LIMIT
+    assert largest_difference(together, streams[1].window_maps(window, published=False)) <= LIMIT
 
 
 def test_one_plan_one_pooling_one_pre_process(tiny: BEVNeXt, tiny_drive: list[CameraFrame]) -> None:
@@ -117,19 +115,18 @@ def test_resize_on_the_device_gives_the_same_boxes(tiny: BEVNeXt, tiny_drive: li
     larger = np.random.default_rng(0).integers(0, 256, (240, 400, 3), np.uint8)
     for index, frame in enumerate(tiny_drive):
         if index == 1:
-            frame = dataclasses.replace(frame, images=(larger, frame.images[1]))
+            frame = dataclasses.replace(frame, images=(larger, frame.images[1]), image_sizes=None)
         if index == 2:
-            frame = dataclasses.replace(frame, images=(None, larger), valid=np.array([False, True]))
+            frame = dataclasses.replace(frame, images=(None, larger), image_sizes=None, valid=np.array([False, True]))
         states = [detector._prepare(frame) for detector in (host, device)]
-        assert torch.equal(states[0][1], states[1][1]) and torch.equal(states[0][0].colors, states[1][0].colors)
+        assert all(map(torch.equal, states[0][2:], states[1][2:]))
         np.testing.assert_array_equal(host.step(frame).boxes, device.step(frame).boxes)
 
 
 # ------------------------------------------------------------------------------- uploads
 def test_a_packed_geometry_comes_out_as_it_went_in(tiny: BEVNeXt, tiny_drive: list[CameraFrame]) -> None:
-    detector = Detector(tiny)
-    state, _ = detector._prepare(dataclasses.replace(tiny_drive[0], valid=np.array([True, False])))
-    geometry = detector._geometry(state, tiny_drive[1])
+    state = RigState.of(dataclasses.replace(tiny_drive[0], valid=np.array([True, False])), tiny.config.image)
+    geometry = state.geometry_in(tiny_drive[1].global_from_ego)
     both = CameraGeometry(
         **{
             name: torch.cat([value, 2 * value] if name != "valid" else [value, ~value])

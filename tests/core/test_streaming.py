@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from bevnext_core.config import ConfigError
 from bevnext_core.datasets.nuscenes import NuScenesReader
@@ -14,7 +16,7 @@ from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import FrameError
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
-from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
+from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
 from bevnext_core.streaming.history import History, HistoryOptions
 from tests.published import build
 from tests.rig import drive
@@ -27,15 +29,8 @@ def small2() -> BEVNeXt:
     return build("small2")
 
 
-def detector(model: BEVNeXt, canvas: str = "own", params: str = "own", **history: object) -> Detector:
-    return Detector(
-        model,
-        options=DetectorOptions(
-            crf_canvas=canvas,  # type: ignore[arg-type]
-            camera_params=params,  # type: ignore[arg-type]
-            history=HistoryOptions(**history),  # type: ignore[arg-type]
-        ),
-    )
+def detector(model: BEVNeXt, **history: object) -> Detector:
+    return Detector(model, options=DetectorOptions(history=HistoryOptions(**history)))  # type: ignore[arg-type]
 
 
 def largest_difference(a: HeadMaps, b: HeadMaps) -> float:
@@ -48,27 +43,43 @@ def largest_difference(a: HeadMaps, b: HeadMaps) -> float:
 
 
 # ------------------------------------------------------------------------------- streaming equals window
-@pytest.mark.parametrize("canvas", ["own", "key"])
-@pytest.mark.parametrize("params", ["own", "key"])
-def test_streaming_equals_window(small2: BEVNeXt, canvas: str, params: str) -> None:
-    frames = drive(12 if canvas == params else 4)
-    stream = detector(small2, canvas, params)
+def test_streaming_equals_window(small2: BEVNeXt) -> None:
+    frames = drive(12)
+    stream = detector(small2)
     for index, frame in enumerate(frames):
         streamed = stream.step_maps(frame)
-        window = stream.window_maps(frames[: index + 1][::-1])
+        window = stream.window_maps(frames[: index + 1][::-1], published=False)
         assert largest_difference(streamed, window) <= LIMIT, f"frame {index}"
 
 
+@pytest.mark.parametrize("published", [True, False])
+def test_what_a_past_frame_of_a_window_is_encoded_with(
+    small2: BEVNeXt, published: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The present frame's colours and camera parameters, or those that the frame had when it was the present one."""
+    frames, stream = drive(3), detector(small2)
+    encode, given = stream.model.encode, []
+
+    def recorded(images: Tensor, colors: Tensor, parameters: Tensor) -> EncodedCameras:
+        given.append(torch.cat([colors.flatten(), parameters.flatten()]))
+        return encode(images, colors, parameters)
+
+    monkeypatch.setattr(stream.model, "encode", recorded)
+    for frame in frames:
+        stream.step_maps(frame)
+    stream.window_maps(frames[::-1], published)
+    expected = [given[2]] * 3 if published else given[2::-1]
+    assert not torch.equal(given[2], given[1])
+    assert all(map(torch.equal, given[3:], expected))
+
+
 def test_options_and_history_matter(small2: BEVNeXt) -> None:
-    """The comparison above can fail: other options, frozen poses and a missing past give other maps."""
+    """The comparison above can fail: the published window, frozen poses and a missing past give other maps."""
     frames = drive(3)
-    reference = detector(small2).window_maps(frames[::-1])
-    for canvas, params in (("key", "own"), ("own", "key")):
-        assert (
-            largest_difference(detector(small2, canvas, params).window_maps(frames[::-1]), reference)
-            > 10 * LIMIT
-        )
-    assert largest_difference(detector(small2).window_maps(frames[2:]), reference) > 10 * LIMIT
+    stream = detector(small2)
+    reference = stream.window_maps(frames[::-1], published=False)
+    assert largest_difference(stream.window_maps(frames[::-1]), reference) > 10 * LIMIT
+    assert largest_difference(stream.window_maps(frames[2:], published=False), reference) > 10 * LIMIT
     frozen = [
         dataclasses.replace(
             frame,
@@ -77,7 +88,7 @@ def test_options_and_history_matter(small2: BEVNeXt) -> None:
         )
         for frame in frames
     ]
-    assert largest_difference(detector(small2).window_maps(frozen[::-1]), reference) > 10 * LIMIT
+    assert largest_difference(stream.window_maps(frozen[::-1], published=False), reference) > 10 * LIMIT
 
 
 def test_step_and_window_give_the_same_boxes(small2: BEVNeXt) -> None:
@@ -85,7 +96,7 @@ def test_step_and_window_give_the_same_boxes(small2: BEVNeXt) -> None:
     stream = detector(small2)
     for frame in frames:
         streamed = stream.step(frame)
-    window = stream.window(frames[::-1])
+    window = stream.window(frames[::-1], published=False)
     assert len(streamed) == len(window) > 20
     np.testing.assert_allclose(streamed.boxes, window.boxes, atol=1e-3)
     assert streamed.info.history_stamps_ns == window.info.history_stamps_ns
@@ -212,6 +223,18 @@ def test_resets(small2: BEVNeXt) -> None:
     assert stream.step(frames[1]).info.reset_reason == "camera replaced"
 
 
+def test_head_maps_come_the_same_way_as_boxes(small2: BEVNeXt) -> None:
+    """They forget the past too, and a step after them knows them as its past."""
+    frames = drive(3)
+    late = shifted(frames[1], stamp_ns=frames[1].stamp_ns + 3_000_000_000)
+    after = shifted(frames[2], stamp_ns=frames[2].stamp_ns + 3_000_000_000)
+    stream, fresh = detector(small2), detector(small2)
+    stream.step_maps(frames[0])
+    assert largest_difference(stream.step_maps(late), fresh.step_maps(late)) == 0
+    info = stream.step(after).info
+    assert info.history_frames == 1 and info.reset_reason == ""
+
+
 def test_frame_without_the_networks_cameras_leaves_history_alone(small2: BEVNeXt) -> None:
     frames = drive(3)
     stream = detector(small2)
@@ -270,26 +293,26 @@ def full2() -> BEVNeXt:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ["own", "key"])
-def test_full_size_streaming_equals_window(full2: BEVNeXt, options: str) -> None:
+def test_full_size_streaming_equals_window(full2: BEVNeXt) -> None:
     """Two steps of R50 stage 2 at 256x704."""
     frames = drive(2)
-    stream = detector(full2, options, options)
+    stream = detector(full2)
     for index, frame in enumerate(frames):
         streamed = stream.step_maps(frame)
-        assert largest_difference(streamed, stream.window_maps(frames[: index + 1][::-1])) <= LIMIT
+        window = stream.window_maps(frames[: index + 1][::-1], published=False)
+        assert largest_difference(streamed, window) <= LIMIT
 
 
 @pytest.mark.sample
-@pytest.mark.parametrize("options", ["own", "key"])
-def test_real_frames_streaming_equals_window(small2: BEVNeXt, sample: Path, options: str) -> None:
+def test_real_frames_streaming_equals_window(small2: BEVNeXt, sample: Path) -> None:
     reader = NuScenesReader(sample, "v1.0-mini", scenes=["scene-0103"])
     frames = list(reader.frames("scene-0103"))
     assert len(frames) == 4
-    stream = detector(small2, options, options)
+    stream = detector(small2)
     for index, frame in enumerate(frames):
         streamed = stream.step_maps(frame)
-        assert largest_difference(streamed, stream.window_maps(frames[: index + 1][::-1])) <= LIMIT
+        window = stream.window_maps(frames[: index + 1][::-1], published=False)
+        assert largest_difference(streamed, window) <= LIMIT
 
 
 def test_reduced_precision_stays_near(small2: BEVNeXt) -> None:

@@ -15,7 +15,7 @@ from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.cli.main import main
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detector import Detector
-from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes, options_for
+from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes
 from bevnext_core.evaluation.submission import read_submission, submission_records
 from bevnext_core.network.bevnext import BEVNeXt
 from tests.paths import ROOT
@@ -48,16 +48,16 @@ def options(folder: Path, out: str, *more: str) -> list[str]:
 def test_window_mode_is_the_published_one_and_says_so(folder: Path, capsys: Any) -> None:
     assert script.main(options(folder, "window")) == 0
     text = capsys.readouterr().out
-    assert "mode window (crf_canvas key, camera_params key), fp32" in text and "mAP" in text and "pedestrian" in text
+    assert "mode window (as published), fp32" in text and "mAP" in text and "pedestrian" in text
     results = json.loads((folder / "window" / "results.json").read_text())
-    assert results["inference"]["mode"] == "window" and results["inference"]["camera_params"] == "key"
+    assert results["inference"]["mode"] == "window"
     assert results["samples"] == 8 and "mean_ap" in results
     submission = read_submission(folder / "window" / "submission.json")["results"]
     assert len(submission) == 8 and sum(map(len, submission.values())) > 20
 
     reader = NuScenesReader(folder / "data", "v1.0-mini", scenes=["scene-0061"])
     frames = [reader.load(ref) for ref in reader.refs("scene-0061")]
-    detector = Detector.from_checkpoint(folder / "c.safetensors", "cpu", options_for("window"))
+    detector = Detector.from_checkpoint(folder / "c.safetensors", "cpu")
     expected = submission_records(detector.window([frames[4], frames[3], frames[2]]))
     assert submission["scene-0061-sample4"] == json.loads(json.dumps(expected))
     alone = submission_records(detector.window([frames[4]]))
@@ -66,25 +66,12 @@ def test_window_mode_is_the_published_one_and_says_so(folder: Path, capsys: Any)
 
 def test_streaming_mode_is_what_the_detector_streams(folder: Path, capsys: Any) -> None:
     assert script.main(options(folder, "streaming", "--mode", "streaming")) == 0
-    assert "mode streaming (crf_canvas own, camera_params own)" in capsys.readouterr().out
+    assert "mode streaming, fp32" in capsys.readouterr().out
     submission = read_submission(folder / "streaming" / "submission.json")["results"]
     reader = NuScenesReader(folder / "data", "v1.0-mini", scenes=["scene-0553"])
     detector = Detector.from_checkpoint(folder / "c.safetensors")
     for frame in reader.frames("scene-0553"):
         assert submission[frame.token] == json.loads(json.dumps(submission_records(detector.step(frame))))
-
-
-def test_past_frames_can_have_their_own_colours_and_parameters_in_a_window(folder: Path, capsys: Any) -> None:
-    """A window under the node's options finds what the node finds."""
-    script.main(options(folder, "own_stream", "--mode", "streaming"))
-    script.main(options(folder, "own_window", "--crf-canvas", "own", "--camera-params", "own"))
-    assert "mode window (crf_canvas own, camera_params own)" in capsys.readouterr().out
-    found = [
-        {token: [round(r["detection_score"], 3) for r in records] for token, records in submission.items()}
-        for submission in (read_submission(folder / f"own_{mode}" / "submission.json")["results"]
-                           for mode in ("stream", "window"))
-    ]
-    assert found[0] == found[1]
 
 
 # ---------------------------------------------------------------------------------------------- bevnext evaluate
@@ -107,14 +94,14 @@ def test_the_command_gives_what_the_script_gives(folder: Path, mode: str, capsys
     assert results[0] == results[1]
     assert kept.read_text() == (folder / f"as_{mode}" / "submission.json").read_text()
     inference = json.loads(out.read_text())["inference"]
-    assert inference["mode"] == mode and inference["crf_canvas"] == ("key" if mode == "window" else "own")
+    assert inference["mode"] == mode
 
 
 def test_the_command_takes_the_detectors_options_and_scenes(folder: Path, capsys: Any) -> None:
-    more = ["--scene", "scene-0553", "--crf-canvas", "own", "--precision", "bf16", "--out", str(folder / "part.json")]
+    more = ["--scene", "scene-0553", "--precision", "bf16", "--out", str(folder / "part.json")]
     assert main(command(folder, *more)) == 0
     text = capsys.readouterr().out
-    assert "mode window (crf_canvas own, camera_params key), bf16" in text and "scenes scene-0553 only" in text
+    assert "mode window (as published), bf16" in text and "scenes scene-0553 only" in text
     results = json.loads((folder / "part.json").read_text())
     assert results["samples"] == 3 and results["inference"]["precision"] == "bf16"
 
@@ -156,7 +143,7 @@ def test_a_frame_that_cannot_be_read_has_no_boxes_and_is_listed(tmp_path: Path, 
     (data / "samples" / "CAM_BACK" / "scene-0061_002.jpg").write_bytes(b"x")
     reader = NuScenesReader(data, "v1.0-mini", scenes=["scene-0061"])
     for mode in ("window", "streaming"):
-        detector = Detector.from_checkpoint(folder / "c.safetensors", "cpu", options_for(mode))  # type: ignore[arg-type]
+        detector = Detector.from_checkpoint(folder / "c.safetensors", "cpu")
         found = detect_scenes(detector, reader, reader.scenes, mode)  # type: ignore[arg-type]
         assert len(found.records) == 5 and found.records["scene-0061-sample2"] == []
         assert [token for token, _ in found.faults] == ["scene-0061-sample2"] and "CAM_BACK" in found.faults[0][1]

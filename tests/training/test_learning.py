@@ -23,7 +23,7 @@ from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detector import Detector
-from bevnext_core.evaluation.inference import detect_scenes, options_for
+from bevnext_core.evaluation.inference import detect_scenes
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from bevnext_world.recording.generate import Order, generate
@@ -123,7 +123,7 @@ def one_thread() -> Iterator[None]:
 def results(folder: Path, checkpoint: Path) -> dict[str, float]:
     """The numbers of :data:`BARS` for a network but for the poses, boxes by the official metric and in a stream."""
     reader = NuScenesReader(folder / "data", "v1.0-mini", split=SPLIT)
-    detector = Detector.from_checkpoint(checkpoint, "cpu", options_for("streaming"))
+    detector = Detector.from_checkpoint(checkpoint, "cpu")
     found = detect_scenes(detector, reader, reader.scenes, "streaming").records
     score = ablate.scored(found, reader, SPLIT)
     return {

@@ -85,9 +85,7 @@ def windows(batch: SharedBatch) -> tuple[Tensor, Tensor, Tensor]:
 def straightforward(model: BEVNeXt, batch: SharedBatch) -> dict[str, Tensor]:
     """The network's own window forward, which encodes every frame of every window."""
     images, colors, parameters = windows(batch)
-    maps = model(
-        images, colors, batch.geometry, crf_canvas="own", camera_params="own", own_parameters=parameters
-    )
+    maps = model(images, colors, batch.geometry, own_parameters=parameters)
     return TrainingForward(model)._losses(maps, batch)
 
 

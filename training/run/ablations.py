@@ -17,12 +17,11 @@ from torch import Tensor
 from bevnext_core.config import ModelConfig
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections
-from bevnext_core.detector import Detector, RigState
+from bevnext_core.detector import Cameras, Detector
 from bevnext_core.evaluation.submission import MAX_BOXES, submission_records
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
-from bevnext_core.network.bevnext import HeadMaps
-from bevnext_core.streaming.history import Stored
+from bevnext_core.network.camera_geometry import CameraGeometry
 from training.data.index import DatasetIndex
 
 
@@ -49,28 +48,15 @@ class WarpedMaps(Detector):
     What methods do that cache BEV maps: what lay outside a past map is lost, and every map is interpolated once.
     """
 
-    def _detect(
-        self,
-        present: RigState,
-        slots: Sequence[Stored[RigState] | None],
-        frame: CameraFrame,
-        seconds: dict[str, float],
-    ) -> tuple[HeadMaps, np.ndarray]:
-        assert present.encoded is not None
-        geometry = self._geometry(present, frame).to(self.device)
-        key = self.model.lift(present.encoded, self.model.plan(geometry))
-        # Beside the encoded cameras, with which it goes when it is too old.
-        present.bev, present.global_from_ego = key, frame.global_from_ego  # type: ignore[attr-defined]
-        lifted = [key]
-        for slot in slots:
-            if slot is None:
-                lifted.append(key)
-                continue
-            past: Any = slot.item
-            past_from_present = invert_rigid(past.global_from_ego) @ frame.global_from_ego
-            lifted.append(warp(past.bev, past_from_present, self.config.bev.extent))
-        maps = self.model.detect(torch.cat(lifted, 1), present.encoded, geometry)
-        return maps, np.empty((0, len(self.cameras), 4, 4))
+    def _lift(self, frames: Sequence[Cameras], geometry: CameraGeometry) -> Sequence[Tensor]:
+        present, _ = frames[0]
+        lifted: list[Tensor] = []
+        for state, encoded in frames:
+            own = state.geometry_in(state.global_from_ego).to(self.device)
+            bev = self.model.lift(encoded, self.model.plan(own))
+            past_from_present = invert_rigid(state.global_from_ego) @ present.global_from_ego
+            lifted.append(warp(bev, past_from_present, self.config.bev.extent) if lifted else bev)
+        return lifted
 
 
 def warp(bev: Tensor, past_from_present: np.ndarray, extent: float) -> Tensor:

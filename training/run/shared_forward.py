@@ -21,7 +21,7 @@ class SharedForward(TrainingForward):
 
     The samples' frames are encoded together, with gradients. As history of later samples their depth and context
     are used again, detached; the frames before the runs are encoded once without gradients. Every past frame has
-    its own colours and camera parameters (``own``/``own`` of the detector), as in a stream.
+    its own colours and camera parameters, as in a stream.
 
     Batch norms take their statistics from the samples' frames, in one batch; the frames before them, and the BEV
     maps of all past frames, are normalised with these same statistics, and the running ones are updated once. The
@@ -63,9 +63,7 @@ class SharedForward(TrainingForward):
                     depth, context = depth.unflatten(0, (frames, -1)), context.unflatten(0, (frames, -1))
                     for slot in range(1, slots):
                         index = batch.slots[:, slot]
-                        chosen = EncodedCameras(
-                            depth[index].flatten(0, 1), context[index].flatten(0, 1), depth, depth
-                        )
+                        chosen = EncodedCameras(depth[index].flatten(0, 1), context[index].flatten(0, 1))
                         plan = network.plan(geometry.frame(slot))
                         lifted.append(network.lift(chosen, plan).float())
         return network.detect(torch.cat(lifted, 1), encoded, present), encoded

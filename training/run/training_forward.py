@@ -118,7 +118,7 @@ class TrainingForward(nn.Module):
                 past.append(self._past(images[:, index : index + 1], colors, geometry.frame(index), parameters))
         elif options.history == "frozen" and frames > 1:
             with evaluating([module for module in network.modules() if isinstance(module, _BatchNorm)]):
-                rest = join_frames([geometry.frame(index) for index in range(1, frames)])
+                rest = CameraGeometry.cat([geometry.frame(index) for index in range(1, frames)])
                 past = [self._past(images[:, 1:], colors, rest, parameters)]
         return network.detect(torch.cat([key, *past], 1), encoded, present), encoded
 
@@ -134,10 +134,3 @@ class TrainingForward(nn.Module):
             encoded = network.encode(images.flatten(0, 2), colors, parameters)
             bev = network.lift(encoded, network.plan(geometry))
         return bev.float().unflatten(0, (batch, frames)).flatten(1, 2)
-
-
-def join_frames(frames: list[CameraGeometry]) -> CameraGeometry:
-    """One geometry of F frames from F of one frame."""
-    names = ("rotation", "translation", "intrinsics", "image_rotation", "image_translation", "valid")
-    joined = {name: torch.cat([getattr(frame, name) for frame in frames], 1) for name in names}
-    return CameraGeometry(**joined, bda=frames[0].bda)
