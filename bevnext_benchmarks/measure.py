@@ -72,7 +72,7 @@ def measure(case: Case) -> dict[str, Any]:
     """Run the case in this process, whose peak memory is part of the answer; docs/benchmark.md says what comes back."""
     torch.set_num_threads(case.threads)
     if case.plain:
-        os.environ.update({bev_pool.VARIABLE: "plain", crf.VARIABLE: "plain"})
+        os.environ |= {"BEVNEXT_BEV_POOL": "plain", "BEVNEXT_CRF": "plain"}
     options = DetectorOptions(fused=not case.plain, precision=case.precision)  # type: ignore[arg-type]
     if case.checkpoint:
         detector = Detector.from_checkpoint(case.checkpoint, case.device, options, compiled=case.compiled)

@@ -89,7 +89,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--version", default="v1.0-trainval")
     add("--split", default="train", help="official split to train on (mini_train for v1.0-mini)")
     add("--scenes", nargs="+", help="train on these scenes instead of a split")
-    add("--index-dir", help="where the index file of the data set is kept (default: ~/.cache/bevnext)")
+    add("--index-dir", help="where the index file of the data set is kept (default: ~/.cache/bevnext_ros)")
     add("--work-dir", help="checkpoints, log, resolved configuration")
     add("--resume", nargs="?", const="newest", help="continue the work dir's newest checkpoint, or this file")
     add("--init-from", help="stage 2: the stage-1 checkpoint to start from")

@@ -2,28 +2,30 @@
 
 Each part is one source file with a C interface, so that neither Python's nor torch's headers are needed and
 building takes seconds. The cached library's name holds a digest of the source, the flags, the compiler and
-(where the code is tuned for it) the processor: a change of any of them builds anew, nothing goes stale.
+(where the code is tuned for it) the processor: a change of any of them builds anew, nothing goes stale. A digest of
+the library itself stands behind it: one that is damaged is built again. What others may write to is not loaded.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import grp
 import hashlib
 import logging
 import os
 import platform
+import pwd
 import re
 import shutil
+import stat
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bevnext_core.errors import BevnextError
-from bevnext_core.files import atomic_path
+from bevnext_core.files import CACHE_VARIABLE, atomic_path, cache_directory
 
-CACHE_VARIABLE = "BEVNEXT_CACHE_DIR"
 BASE_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
 CUDA_FLAGS = ("-std=c++17", "-O3", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden")
 # The cards (compute capabilities) that CUDA parts are written for; newer ones compile the last one's PTX.
@@ -34,32 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class NativeBuildError(BevnextError):
-    """There is no C++ or CUDA compiler, or it failed."""
-
-
-def cache_directory() -> Path:
-    """Where built libraries (and other things that can be made again) are kept; created when missing.
-
-    ``BEVNEXT_CACHE_DIR``, else ``XDG_CACHE_HOME/bevnext_ros``, else ``~/.cache/bevnext_ros``; a private
-    folder below the system's temporary one where that cannot be written.
-    """
-    chosen = os.environ.get(CACHE_VARIABLE)
-    base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bevnext_ros"
-    try:
-        base = base.expanduser()
-        base.mkdir(parents=True, exist_ok=True)
-        if os.access(base, os.W_OK):
-            return base
-    except (OSError, RuntimeError):
-        pass
-    # Not a shared name: somebody else's file must never be loaded as code.
-    private = Path(tempfile.gettempdir()) / f"bevnext_ros-{os.getuid()}"
-    private.mkdir(mode=0o700, exist_ok=True)
-    if private.stat().st_uid != os.getuid():
-        raise NativeBuildError(
-            f"{private} belongs to another user: set {CACHE_VARIABLE} to a folder of yours"
-        )
-    return private
+    """There is no C++ or CUDA compiler, it failed, or what it built cannot be loaded."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -88,7 +65,8 @@ def load(source: str | Path, *, tuned: bool = True, flags: Sequence[str] = ()) -
         flags: further compiler flags.
 
     Raises:
-        NativeBuildError: no compiler, or the source does not compile; the message holds the first error.
+        NativeBuildError: no compiler, the source does not compile (the message holds the first error), or what was
+            built cannot be loaded.
     """
     return _load(str(Path(source).resolve()), tuned, tuple(flags))
 
@@ -118,7 +96,8 @@ def load_cuda(source: str | Path, capabilities: Sequence[tuple[int, int]]) -> ct
             PTX, which its driver compiles.
 
     Raises:
-        NativeBuildError: no compiler, or the source does not compile; the message holds the first error.
+        NativeBuildError: no compiler, the source does not compile (the message holds the first error), or what was
+            built cannot be loaded.
     """
     return _load_cuda(str(Path(source).resolve()), tuple(capabilities))
 
@@ -130,11 +109,8 @@ def _load_cuda(source: str, capabilities: tuple[tuple[int, int], ...]) -> ctypes
 
 
 def _cuda_targets(command: tuple[str, ...], capabilities: Sequence[tuple[int, int]]) -> list[str]:
-    try:
-        listed = subprocess.run([*command, "--list-gpu-arch"], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise NativeBuildError(f"{command[0]} does not run: {error}") from error
-    known = sorted(int(line.removeprefix("compute_")) for line in listed.stdout.split() if line[-1].isdigit())
+    listed = _run([*command, "--list-gpu-arch"]).stdout.split()
+    known = sorted(int(line.removeprefix("compute_")) for line in listed if line[-1].isdigit())
     flags: list[str] = []
     for major, minor in capabilities:
         wanted = 10 * major + minor
@@ -145,7 +121,7 @@ def _cuda_targets(command: tuple[str, ...], capabilities: Sequence[tuple[int, in
         flags += ["-gencode", f"arch=compute_{older[-1]},code={code}"]
     if len(capabilities) > 1:  # for cards that are newer than all of these
         newest = 10 * max(capabilities)[0] + max(capabilities)[1]
-        flags += ["-gencode", f"arch=compute_{newest},code=compute_{newest}"]
+        flags += ["-gencode", f"arch=compute_{newest},code=compute_{newest}", "--threads", "0"]
     return flags
 
 
@@ -157,14 +133,78 @@ def _load(source: str, tuned: bool, flags: tuple[str, ...]) -> ctypes.CDLL:
 
 def _built(path: Path, command: tuple[str, ...], all_flags: tuple[str, ...], more: list[str]) -> ctypes.CDLL:
     """``more``: what else the cached file depends on."""
-    parts = [_text(path), " ".join(all_flags), platform.machine(), _compiler_version(command), *more]
+    version = _run([*command, "--version"]).stdout  # all of it: nvcc says its version further down
+    parts = [_text(path), " ".join(all_flags), platform.machine(), version, *more]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    library = cache_directory() / f"{path.stem}-{digest}.so"
-    if not library.is_file():
-        _log.info("compiling %s", path.name)
-        with atomic_path(library) as temporary:
-            _run([*command, *all_flags, str(path), "-o", str(temporary)], path.name)
-    return ctypes.CDLL(str(library))
+    library = _folder() / f"{path.stem}-{digest}.so"
+    if cached := _cached(library):
+        return cached
+    _log.info("compiling %s", path.name)
+    try:
+        with atomic_path(library, private=True) as temporary:
+            _compile([*command, *all_flags, str(path), "-o", str(temporary)], path.name)
+            content = temporary.read_bytes()
+            with temporary.open("ab") as file:
+                file.write(_seal(content))
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise NativeBuildError(f"{path.name} was compiled, but {library} cannot be used: {error}") from error
+
+
+def _cached(library: Path) -> ctypes.CDLL | None:
+    """What an earlier process built, when it is whole and nobody else's: loading half a file would end the process."""
+    try:
+        with library.open("rb") as file:
+            status, content = os.fstat(file.fileno()), file.read()
+        if _others_may_write(status):
+            problem: object = "others may write to it"
+        elif content[-len(_seal(b"")) :] != _seal(content[: -len(_seal(b""))]):
+            problem = "it is not what was built"
+        else:
+            return ctypes.CDLL(str(library))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        problem = error
+    _log.info("%s cannot be used, it is built again: %s", library, problem)
+    return None
+
+
+def _seal(content: bytes) -> bytes:
+    """What stands behind a library, where the loader does not look: it was written to its end, and nothing changed."""
+    return b"bevnext" + hashlib.sha256(content).digest()
+
+
+def _folder() -> Path:
+    """The cache, when code may be loaded from it."""
+    try:
+        folder = cache_directory().resolve()
+        status, mount = folder.stat(), os.statvfs(folder).f_flag
+    except (OSError, BevnextError) as error:
+        raise NativeBuildError(str(error)) from error
+    if _others_may_write(status):
+        raise NativeBuildError(
+            f"others may write to {folder}, and what is loaded from it runs: make it yours alone (chmod 700), "
+            f"or set {CACHE_VARIABLE} to a folder that is"
+        )
+    if mount & getattr(os, "ST_NOEXEC", 0):
+        raise NativeBuildError(
+            f"{folder} is mounted noexec: set {CACHE_VARIABLE} to a folder that code may be loaded from"
+        )
+    return folder
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    """Another user than this one and root; the group of the user's own name, with nobody else in it, is none."""
+    if status.st_uid not in (os.getuid(), 0) or status.st_mode & stat.S_IWOTH:
+        return True
+    if not status.st_mode & stat.S_IWGRP:
+        return False
+    try:
+        user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(status.st_gid)
+    except KeyError:
+        return True
+    return group.gr_name != user or any(member != user for member in group.gr_mem)
 
 
 def _text(path: Path) -> str:
@@ -174,11 +214,8 @@ def _text(path: Path) -> str:
     return "\0".join([text, *(_text(header) for header in headers if header.is_file())])
 
 
-def _run(command: list[str], name: str) -> None:
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NativeBuildError(f"{command[0]} could not compile {name}: {error}") from error
+def _compile(command: list[str], name: str) -> None:
+    result = _run(command)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines()
         raise NativeBuildError(
@@ -186,9 +223,13 @@ def _run(command: list[str], name: str) -> None:
         )
 
 
-def _compiler_version(command: tuple[str, ...]) -> str:
-    result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
-    return result.stdout  # nvcc says its version further down
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=BUILD_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeBuildError(f"{command[0]} does not run: {error}") from error
 
 
 def _processor() -> str:

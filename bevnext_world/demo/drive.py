@@ -64,7 +64,7 @@ def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Dri
         raise DatasetError(f"a drive has at least 2 key frames, not {key_frames}")
     from tqdm import tqdm
 
-    from bevnext_core.ops.native import cache_directory
+    from bevnext_core.files import cache_directory
     from bevnext_world.recording.generate import Order, default_workers, generate
     from bevnext_world.recording.splits import SPLITS, WORLD_VERSION, scene_names
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -22,20 +21,15 @@ from bevnext_core.ops.bev_pool.plain import (
     is_channels_last,
 )
 from bevnext_core.ops.native import NativeBuildError
+from tests.core import emulation
 from tests.core.test_bev_pool import KINDS, random_case
 
-SOURCE = bev_pool_op.FOLDER / "bev_pool.cu"
+SOURCE = bev_pool_op.CUDA.source
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernels compiled as C++, each thread of a block a fiber."""
-    library = tmp_path_factory.mktemp("cuda") / "emulated.so"
-    flags = "-std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -Wno-unknown-pragmas -DBEVNEXT_EMULATE_CUDA"
-    folder = Path(__file__).parent
-    command = [*native.compiler(), *flags.split(), "-I", str(folder), "-x", "c++", str(SOURCE)]
-    subprocess.run([*command, "-o", str(library)], check=True)
-    return bev_pool_op.declare_cuda(ctypes.CDLL(str(library)))
+def emulated() -> ctypes.CDLL:
+    return emulation.emulated(bev_pool_op.CUDA)
 
 
 def with_gradients(pool, depth: Tensor, context: Tensor, grad: Tensor) -> tuple[Tensor, ...]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from bevnext_core.config import published_config
-from bevnext_core.errors import ConfigError
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.view_transform import ViewTransform
-from bevnext_core.ops.bev_pool import operator as bev_pool_op
 from bevnext_core.ops.bev_pool import plain as pooling
 from bevnext_core.ops.bev_pool.plain import (
-    VARIABLE,
     PoolPlan,
     bev_pool,
     bev_pool_form,
@@ -24,7 +19,6 @@ from bevnext_core.ops.bev_pool.plain import (
     make_plan,
     sorted_points,
 )
-from bevnext_core.ops.native import NativeBuildError
 from tests.core.test_bev_pool import KINDS, random_case
 
 
@@ -225,36 +219,7 @@ def test_opcheck_cells() -> None:
 # -------------------------------------------------------------------------------------------- choice
 def test_forcing_a_form(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, depth, context = case()
-    monkeypatch.setenv(VARIABLE, "plain")
+    monkeypatch.setenv("BEVNEXT_BEV_POOL", "plain")
     assert bev_pool_form("cpu") == "plain"
     monkeypatch.setattr(pooling.torch.ops.bevnext, "bev_pool", None)
     assert torch.equal(bev_pool(depth, context, plan), bev_pool_plain(depth, context, plan))
-    monkeypatch.setenv(VARIABLE, "quick")
-    with pytest.raises(ConfigError, match=r"quick.*auto, native or plain"):
-        bev_pool_form("cpu")
-
-
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
-    """The plain form with one line in the log; an error where the native form is asked for."""
-
-    def fail(kind: str) -> str:
-        raise NativeBuildError("no C++ compiler found")
-
-    plan, depth, context = case()
-    expected = bev_pool(depth, context, plan)
-    monkeypatch.setattr(bev_pool_op, "build", fail)
-    pooling._native_form.cache_clear()
-    try:
-        messages = said(pooling.__name__)
-        for _ in range(3):
-            found = bev_pool(depth, context, make_plan(plan.cells, 2, (9, 19), plan.depth_shape))
-        torch.testing.assert_close(found, expected)
-        assert bev_pool_form("cpu") == "plain"
-        assert messages == [
-            "BEV pooling uses plain PyTorch on cpu, which is slower: no C++ compiler found"
-        ]
-        monkeypatch.setenv(VARIABLE, "native")
-        with pytest.raises(NativeBuildError, match="no C"):
-            bev_pool(depth, context, plan)
-    finally:
-        pooling._native_form.cache_clear()

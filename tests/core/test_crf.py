@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +11,8 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from bevnext_core.errors import ConfigError
 from bevnext_core.network.crf import DepthCrf
-from bevnext_core.ops.crf import operator as crf_op
-from bevnext_core.ops.crf import plain as crf_module
 from bevnext_core.ops.crf.plain import mean_field, mean_field_form, mean_field_plain
-from bevnext_core.ops.native import NativeBuildError
 
 KERNELS = ("none", "all", "soft", "patches", "one pair")
 
@@ -264,28 +259,8 @@ def test_compiled_and_exported_programs() -> None:
 
 
 # ------------------------------------------------------------------------------------------ choice of form
-def test_the_variable_chooses_the_form(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
-    monkeypatch.setenv(crf_module.VARIABLE, "plain")
+def test_forcing_a_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, kernel, weight = case("soft", (1, 4, 3, 5))
+    monkeypatch.setenv("BEVNEXT_CRF", "plain")
     assert mean_field_form() == "plain"
-    monkeypatch.setenv(crf_module.VARIABLE, "fast")
-    with pytest.raises(ConfigError, match="BEVNEXT_CRF='fast': must be auto, native or plain"):
-        mean_field_form()
-
-    def no_compiler(kind: str) -> str:
-        raise NativeBuildError("no C++ compiler found")
-
-    monkeypatch.setattr(crf_op, "build", no_compiler)
-    crf_module._native_form.cache_clear()
-    try:
-        monkeypatch.setenv(crf_module.VARIABLE, "native")
-        with pytest.raises(NativeBuildError, match="no C\\+\\+ compiler"):
-            mean_field_form()
-        monkeypatch.setenv(crf_module.VARIABLE, "auto")
-        logits, kernel, weight = case("soft", (1, 4, 3, 5))
-        messages = said(crf_module.__name__)
-        for _ in range(2):
-            q = mean_field(logits, kernel, weight, 2)
-        assert torch.equal(q, mean_field_plain(logits, kernel, weight, 2))
-        assert sum("plain PyTorch" in message for message in messages) == 1
-    finally:
-        crf_module._native_form.cache_clear()
+    assert torch.equal(mean_field(logits, kernel, weight, 2), mean_field_plain(logits, kernel, weight, 2))

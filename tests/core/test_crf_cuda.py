@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,15 @@ from bevnext_core.ops import native
 from bevnext_core.ops.crf import operator as crf_op
 from bevnext_core.ops.crf.plain import mean_field, mean_field_form, mean_field_plain
 from bevnext_core.ops.native import NativeBuildError
+from tests.core import emulation
 from tests.core.test_crf import KERNELS, case
 
-SOURCE = crf_op.FOLDER / "crf.cu"
+SOURCE = crf_op.CUDA.source
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernels compiled as C++, each thread of a block a fiber."""
-    library = tmp_path_factory.mktemp("cuda") / "emulated.so"
-    flags = "-std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -Wno-unknown-pragmas -DBEVNEXT_EMULATE_CUDA"
-    command = [*native.compiler(), *flags.split(), "-I", str(Path(__file__).parent), "-x", "c++", str(SOURCE)]
-    subprocess.run([*command, "-o", str(library)], check=True)
-    return crf_op.declare_cuda(ctypes.CDLL(str(library)))
+def emulated() -> ctypes.CDLL:
+    return emulation.emulated(crf_op.CUDA)
 
 
 def with_gradients(

@@ -1,4 +1,4 @@
-"""Decoding without waiting for the device, and suppression by blocks: the same boxes as by the definition."""
+"""Decoding without waiting for the device, and suppression in C++: the same boxes as by the definition."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from bevnext_core.ops.nms import operator as rotated_nms_op
-from bevnext_core.ops.nms import plain as rotated_nms_module
-from bevnext_core.ops.nms.plain import rotated_nms, rotated_nms_by_blocks
+from bevnext_core.ops.nms.plain import rotated_nms
 from bevnext_core.streaming import decode as decode_module
 from bevnext_core.streaming.decode import boxes_from_maps, decode
 from tests import recipe
@@ -46,15 +45,14 @@ def crowd(count: int, extent: float, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("extent", [3, 15, 60])
 @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 300])
-def test_fast_forms_keep_what_the_definition_keeps(count: int, extent: float) -> None:
-    assert rotated_nms_op.nms_library() is not None, "the compiled form is compared: a C++ compiler is needed"
+def test_the_compiled_form_keeps_what_the_definition_keeps(count: int, extent: float) -> None:
+    assert rotated_nms_op.FORMS.on("cpu") == "c++"
     boxes = crowd(count, extent, seed=count)
     for threshold, limit in ((0.2, 500), (0.0, 500), (0.5, 40), (0.2, 0)):
         expected = rotated_nms(boxes, threshold, limit)
-        for form in (rotated_nms_by_blocks, rotated_nms_op.fast_rotated_nms):
-            found = form(boxes, threshold, limit)
-            np.testing.assert_array_equal(found, expected)
-            assert found.dtype == expected.dtype
+        found = rotated_nms_op.fast_rotated_nms(boxes, threshold, limit)
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
 
 
 def test_many_crowds_of_large_boxes() -> None:
@@ -64,22 +62,6 @@ def test_many_crowds_of_large_boxes() -> None:
         boxes[:, 2:4] *= 3
         expected = rotated_nms(boxes, 0.2, 500)
         np.testing.assert_array_equal(rotated_nms_op.fast_rotated_nms(boxes, 0.2, 500), expected)
-
-
-def test_without_a_compiler_blocks_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes = crowd(80, 12, seed=2)
-    expected = rotated_nms_op.fast_rotated_nms(boxes, 0.2, 500)
-    monkeypatch.setattr(rotated_nms_op, "nms_library", lambda: None)
-    np.testing.assert_array_equal(rotated_nms_op.fast_rotated_nms(boxes, 0.2, 500), expected)
-
-
-def test_the_size_of_a_block_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes = crowd(200, 12, seed=1)
-    expected = rotated_nms_by_blocks(boxes, 0.2, 500)
-    assert 20 < len(expected) < 180
-    for size in (1, 7, 1000):
-        monkeypatch.setattr(rotated_nms_module, "BLOCK", size)
-        np.testing.assert_array_equal(rotated_nms_by_blocks(boxes, 0.2, 500), expected)
 
 
 def test_the_reference_boxes_are_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:

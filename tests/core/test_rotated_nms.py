@@ -1,13 +1,16 @@
-"""Rotated IoU against shapely, and the suppression rules."""
+"""Rotated IoU against shapely and torchvision, and the suppression rules."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import Polygon
+from torchvision.ops import box_iou
 
+from bevnext_core.ops.nms.operator import fast_rotated_nms
 from bevnext_core.ops.nms.plain import circle_nms, rectangle_corners, rotated_iou, rotated_nms
 
 
@@ -66,6 +69,37 @@ def test_special_positions(other: tuple[float, ...], expected: float) -> None:
     iou = iou_matrix(np.array([(0, 0, 4, 2, 0), other], float))
     assert iou[0, 1] == pytest.approx(expected, abs=1e-9)
     assert iou[0, 1] == pytest.approx(iou[1, 0], abs=1e-12)
+
+
+def by_torchvision(rectangles: np.ndarray) -> np.ndarray:
+    """IoU of all pairs; in its frame y points down, so its angles (degrees) have the other sign."""
+    boxes = torch.from_numpy(rectangles * [1, 1, 1, 1, -180 / np.pi])
+    return box_iou(boxes, boxes, fmt="cxcywhr").numpy()
+
+
+@pytest.mark.parametrize("extent", [4, 8, 12])
+def test_against_torchvision(extent: float) -> None:
+    """IoU of all pairs, and what either form keeps by it."""
+    rng = np.random.default_rng(int(extent))
+    sides = [
+        rng.uniform(-extent, extent, (60, 2)),
+        rng.uniform(0.3, 9, (60, 2)),
+        rng.uniform(-4, 4, (60, 1)),
+    ]
+    rectangles = np.concatenate(sides, 1)
+    iou = by_torchvision(rectangles)
+    np.testing.assert_allclose(iou_matrix(rectangles), iou, atol=1e-5)
+    counts: list[int] = []
+    for threshold in (0.02, 0.2, 0.5):
+        assert np.abs(iou - threshold).min() > 1e-5, "too close to call in single precision"
+        kept: list[int] = []
+        for index in range(len(rectangles)):
+            if not (iou[kept, index] > threshold).any():
+                kept.append(index)
+        counts.append(len(kept))
+        assert rotated_nms(rectangles, threshold, 500).tolist() == kept
+        assert fast_rotated_nms(rectangles, threshold, 500).tolist() == kept
+    assert 3 < counts[0] < counts[1] < counts[2]
 
 
 def test_nothing_in_nothing_out() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from bevnext_core.datasets.ground_truth import GroundTruth
 from bevnext_core.datasets.nuscenes import LIDAR, NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.errors import DatasetError, FrameError, one_line
-from bevnext_core.files import atomic_path
+from bevnext_core.files import atomic_path, cache_directory
 from bevnext_core.geometry import rigid
 
 SOURCES = tuple(
@@ -86,18 +85,13 @@ _ARRAYS = tuple(
 )
 
 
-def default_index_folder() -> Path:
-    """``$XDG_CACHE_HOME/bevnext``, or ``~/.cache/bevnext``: the dataroot itself may be read-only."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevnext"
-
-
 def open_index(
     dataroot: str | Path, version: str, folder: str | Path | None = None, progress: bool = True
 ) -> DatasetIndex:
     """The index of a version; built when there is none that fits.
 
     Args:
-        folder: where index files are kept (:func:`default_index_folder`).
+        folder: where index files are kept; by default in the project's cache: the dataroot may be read-only.
         progress: show a progress bar while it is built.
 
     Raises:
@@ -124,7 +118,7 @@ def open_index(
 def index_path(dataroot: Path, version: str, folder: str | Path | None = None) -> Path:
     """The file that holds the index of a version."""
     name = hashlib.sha256(str(dataroot).encode()).hexdigest()[:12]
-    return Path(folder or default_index_folder()) / f"index-{version}-{name}.npz"
+    return Path(folder or cache_directory()) / f"index-{version}-{name}.npz"
 
 
 def index_key(dataroot: Path, version: str) -> dict[str, Any]:
@@ -154,7 +148,9 @@ def _read(path: Path, dataroot: Path, version: str, key: dict[str, Any]) -> Data
 def _build(dataroot: Path, version: str, progress: bool) -> DatasetIndex:
     from tqdm import tqdm
 
-    reader = NuScenesReader(dataroot, version, cameras=CAMERAS, anchor_camera=ANCHOR_CAMERA, class_names=CLASSES)
+    reader = NuScenesReader(
+        dataroot, version, cameras=CAMERAS, anchor_camera=ANCHOR_CAMERA, class_names=CLASSES
+    )
     rows: list[dict[str, Any]] = []
     faults: list[tuple[str, str]] = []
     bar = tqdm(reader.scenes, desc=f"index of {version}", unit="scene", disable=not progress)
@@ -195,7 +191,9 @@ def _row(reader: NuScenesReader, ref: Any) -> dict[str, Any]:
     records = [ref.records[camera] for camera in reader.cameras]
     intrinsics = []
     for camera, record in zip(reader.cameras, records):
-        matrix = np.array(reader.tables.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"])
+        matrix = np.array(
+            reader.tables.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"]
+        )
         if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
             raise FrameError(f"{camera}: the intrinsics cannot be used: {matrix.tolist()}")
         intrinsics.append(matrix.astype(np.float64))
@@ -204,7 +202,9 @@ def _row(reader: NuScenesReader, ref: Any) -> dict[str, Any]:
     boxes[:, 7:9] = np.nan_to_num(boxes[:, 7:9], nan=0.0, posinf=0.0, neginf=0.0)
     usable = np.isfinite(boxes).all(1) & (boxes[:, 3:6] > 0).all(1)
     if not usable.all():
-        raise DatasetError(f"annotation {truth.annotation_tokens[int(np.argmin(usable))]} has an impossible box")
+        raise DatasetError(
+            f"annotation {truth.annotation_tokens[int(np.argmin(usable))]} has an impossible box"
+        )
     lidar = reader.tables.get("sample", ref.sample_token)["data"].get(LIDAR)
     lidar_record = reader.tables.get("sample_data", lidar) if lidar else None
     return {

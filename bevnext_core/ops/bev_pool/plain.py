@@ -14,22 +14,13 @@ per calibration and relative pose. No form ever holds the lifted frustum (points
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bevnext_core.errors import ConfigError
-from bevnext_core.ops.bev_pool import operator as bev_pool_op
-from bevnext_core.ops.native import NativeBuildError
-
-VARIABLE = "BEVNEXT_BEV_POOL"
-
-_log = logging.getLogger(__name__)
+from bevnext_core.ops.bev_pool.operator import FORMS, memory_format
 
 
 @dataclass
@@ -60,7 +51,7 @@ class PoolPlan:
         if self._sorted is None:
             _, bins, height, width = self.depth_shape
             total = self.maps * self.size[0] * self.size[1]
-            native = _form(self.cells.device.type) == "c++"
+            native = FORMS.on(self.cells.device.type) == "c++"
             sort = torch.ops.bevnext.bev_pool_plan if native else sorted_points
             self._sorted = sort(self.cells, bins, height * width, total)
         return self._sorted
@@ -80,27 +71,7 @@ def bev_pool_form(device: torch.device | str = "cpu") -> str:
         ConfigError: ``BEVNEXT_BEV_POOL`` is not one of auto, native, plain.
         NativeBuildError: it is ``native``, and there is no compiler, or it failed.
     """
-    return _form(torch.device(device).type)
-
-
-# For a tracer the answer is a constant: it must not follow the building of a library.
-@torch.compiler.assume_constant_result
-def _form(kind: str) -> str:
-    wanted = os.environ.get(VARIABLE, "auto")
-    if wanted not in ("auto", "native", "plain"):
-        raise ConfigError(f"{VARIABLE}={wanted!r}: must be auto, native or plain")
-    return "plain" if wanted == "plain" else _native_form(kind, wanted == "native")
-
-
-@functools.cache
-def _native_form(kind: str, required: bool) -> str:
-    try:
-        return bev_pool_op.build(kind)
-    except NativeBuildError as error:
-        if required:
-            raise
-        _log.warning("BEV pooling uses plain PyTorch on %s, which is slower: %s", kind, error)
-        return "plain"
+    return FORMS.on(torch.device(device).type)
 
 
 def make_plan(
@@ -144,7 +115,7 @@ def bev_pool(depth: Tensor, context: Tensor, plan: PoolPlan) -> Tensor:
     cameras, _, height, width = plan.depth_shape
     if context.shape[0] != cameras or tuple(context.shape[2:]) != (height, width):
         raise ValueError(f"context is {tuple(context.shape)}, expected ({cameras}, C, {height}, {width})")
-    form = _form(depth.device.type)
+    form = FORMS.on(depth.device.type)
     if form == "plain":
         return bev_pool_plain(depth, context, plan)
     order = plan.sorted if form == "cuda" else (None, None, None)
@@ -172,7 +143,3 @@ def bev_pool_plain(depth: Tensor, context: Tensor, plan: PoolPlan) -> Tensor:
 def is_channels_last(values: Tensor) -> bool:
     """Whether ``[M, C, h, w]`` lies channels-last in memory, and not also contiguous."""
     return values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()
-
-
-def memory_format(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format

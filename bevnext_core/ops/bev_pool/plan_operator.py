@@ -5,36 +5,23 @@ Both give what the plain PyTorch forms give, bit for bit. The work is done by ``
 
 from __future__ import annotations
 
-import ctypes
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bevnext_core.ops import native
+from bevnext_core.ops.compiled import INT, INT64, POINTER, HostCode
 
-
-@functools.cache
-def plan_library() -> ctypes.CDLL:
-    """``bev_pool_plan.cpp``, compiled. Without fused multiply-adds: it has to round as PyTorch does.
-
-    Raises:
-        NativeBuildError: no compiler, or it failed.
-    """
-    source = Path(__file__).parent / "bev_pool_plan.cpp"
-    library = native.load(source, flags=("-ffp-contract=off", "-fno-trapping-math"))
-    p, n, i = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    library.bev_pool_plan.argtypes = [p, n, n, n, n, p, p, p, i]
-    library.bev_pool_frustum_cells.argtypes = [p, p, p, p, n, n, i, i, p, i]
-    return library
-
-
-def _run(function, *arguments: Tensor | int) -> None:
-    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-    if function(*values, torch.get_num_threads()):
-        raise MemoryError(f"{function.__name__}: not enough memory")
+# Without fused multiply-adds: it has to round as PyTorch does.
+PLAN = HostCode(
+    Path(__file__).with_name("bev_pool_plan.cpp"),
+    {
+        "bev_pool_plan": [POINTER, *[INT64] * 4, *[POINTER] * 3],
+        "bev_pool_frustum_cells": [*[POINTER] * 4, INT64, INT64, INT, INT, POINTER],
+    },
+    flags=("-ffp-contract=off", "-fno-trapping-math"),
+)
 
 
 @torch.library.custom_op("bevnext::bev_pool_plan", mutates_args=(), device_types="cpu")
@@ -47,12 +34,12 @@ def bev_pool_plan(cells: Tensor, bins: int, plane: int, total: int) -> tuple[Ten
         raise ValueError(f"{cells.numel()} points, {total} cells: int32 cannot count them")
     points, pixels, starts = torch.empty_like(cells), torch.empty_like(cells), cells.new_empty(total + 1)
     cameras = cells.numel() // (bins * plane)
-    _run(plan_library().bev_pool_plan, cells, cameras, bins, plane, total, points, pixels, starts)
+    PLAN("bev_pool_plan", cells, cameras, bins, plane, total, points, pixels, starts)
     return points, pixels, starts
 
 
 @bev_pool_plan.register_fake
-def _(cells: Tensor, bins: int, plane: int, total: int) -> tuple[Tensor, Tensor, Tensor]:
+def _(cells, bins, plane, total):
     return torch.empty_like(cells), torch.empty_like(cells), cells.new_empty(total + 1)
 
 
@@ -84,18 +71,11 @@ def frustum_cells(
         )
     grid = torch.tensor([*lower, *interval], dtype=torch.float32)
     cells = torch.empty(cameras * count, dtype=torch.int32)
-    values = (frustum, projections, map_of_camera, grid, cameras, count, *size, cells)
-    _run(plan_library().bev_pool_frustum_cells, *values)
+    inputs = (frustum, projections, map_of_camera, grid)
+    PLAN("bev_pool_frustum_cells", *inputs, cameras, count, *size, cells)
     return cells
 
 
 @frustum_cells.register_fake
-def _(
-    frustum: Tensor,
-    projections: Tensor,
-    map_of_camera: Tensor,
-    lower: Sequence[float],
-    interval: Sequence[float],
-    size: Sequence[int],
-) -> Tensor:
+def _(frustum, projections, map_of_camera, lower, interval, size):
     return frustum.new_empty(projections.shape[0] * frustum.shape[1], dtype=torch.int32)

@@ -14,22 +14,13 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bevnext_core.errors import ConfigError
-from bevnext_core.ops.crf import operator as crf_op
-from bevnext_core.ops.native import NativeBuildError
+from bevnext_core.ops.crf.operator import FORMS, MAX_CUDA_BINS
 
-VARIABLE = "BEVNEXT_CRF"
 WINDOW = [(dy, dx) for dy in range(3) for dx in range(3)]
-
-_log = logging.getLogger(__name__)
 
 
 def mean_field_form(device: torch.device | str = "cpu") -> str:
@@ -39,27 +30,7 @@ def mean_field_form(device: torch.device | str = "cpu") -> str:
         ConfigError: ``BEVNEXT_CRF`` is not one of auto, native, plain.
         NativeBuildError: it is ``native``, and there is no compiler, or it failed.
     """
-    return _form(torch.device(device).type)
-
-
-# For a tracer the answer is a constant: it must not follow the building of a library.
-@torch.compiler.assume_constant_result
-def _form(kind: str) -> str:
-    wanted = os.environ.get(VARIABLE, "auto")
-    if wanted not in ("auto", "native", "plain"):
-        raise ConfigError(f"{VARIABLE}={wanted!r}: must be auto, native or plain")
-    return "plain" if wanted == "plain" else _native_form(kind, wanted == "native")
-
-
-@functools.cache
-def _native_form(kind: str, required: bool) -> str:
-    try:
-        return crf_op.build(kind)
-    except NativeBuildError as error:
-        if required:
-            raise
-        _log.warning("the depth CRF uses plain PyTorch on %s, which is slower: %s", kind, error)
-        return "plain"
+    return FORMS.on(torch.device(device).type)
 
 
 def mean_field(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> Tensor:
@@ -74,8 +45,8 @@ def mean_field(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) 
     Returns:
         ``[M, D, h, w]``, sums to one over D; contiguous.
     """
-    form = _form(logits.device.type)
-    if form == "plain" or (form == "cuda" and logits.shape[1] > crf_op.MAX_CUDA_BINS):
+    form = FORMS.on(logits.device.type)
+    if form == "plain" or (form == "cuda" and logits.shape[1] > MAX_CUDA_BINS):
         return mean_field_plain(logits, kernel, weight, iterations)
     return torch.ops.bevnext.crf(logits, kernel, weight, iterations)
 

@@ -1,4 +1,4 @@
-// Greedy suppression of rotated rectangles, in double precision and with the operations of rotated_nms.py in their
+// Greedy suppression of rotated rectangles, in double precision and with the operations of plain.py in their
 // order. To be compiled without fused multiply-adds, so that no decision differs.
 
 #include <algorithm>
@@ -58,16 +58,18 @@ double intersection(const Point* first, const Point* second) {
 
 }  // namespace
 
-// rectangles: [count, 6], best first; kept: room for min(count, limit) indices. Returns how many, -1 without memory.
-EXPORT int64_t rotated_nms(const double* rectangles, int64_t count, double threshold, int64_t limit, int64_t* kept) {
-    int64_t found = 0;
-    const int failed = guarded([&] {
+// rectangles: [count, 6], best first; kept: room for min(count, limit) indices, found: how many. 1: no memory. One
+// thread does it, whatever their number.
+EXPORT int rotated_nms(const double* rectangles, int64_t count, double threshold, int64_t limit, int64_t* kept,
+                       int64_t* found, int) {
+    return guarded([&] {
+        *found = 0;
         std::vector<char> gone(static_cast<size_t>(count), 0);
         std::vector<double> reach(static_cast<size_t>(count));
         for (int64_t i = 0; i < count; ++i) reach[i] = std::hypot(rectangles[6 * i + 2], rectangles[6 * i + 3]) / 2;
-        for (int64_t i = 0; i < count && found < limit; ++i) {
+        for (int64_t i = 0; i < count && *found < limit; ++i) {
             if (gone[i]) continue;
-            kept[found++] = i;
+            kept[(*found)++] = i;
             const double* one = rectangles + 6 * i;
             Point own[4], other[4];
             corners_of(one, one[0], one[1], own);
@@ -81,5 +83,4 @@ EXPORT int64_t rotated_nms(const double* rectangles, int64_t count, double thres
             }
         }
     });
-    return failed ? -1 : found;
 }
