@@ -49,11 +49,6 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
     return np.stack([x, y, local[..., 2]], -1) + boxes[:, None, :3]
 
 
-def yaw_of_rotation(rotation: np.ndarray) -> float:
-    """Heading of a rotation ``[3, 3]``: direction in the xy plane of the rotated x axis, radians."""
-    return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
-
-
 def nuscenes_from_boxes(boxes: np.ndarray, global_from_ego: np.ndarray) -> list[dict]:
     """Boxes ``[M, 9]`` in the ego frame -> nuScenes geometry in the global frame.
 

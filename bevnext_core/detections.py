@@ -1,10 +1,15 @@
-"""What the detector gives for one frame."""
+"""What a detector gives for one frame, and what a detector is."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+
+from bevnext_core.config import ModelConfig
+from bevnext_core.frame import CameraFrame
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,15 @@ class Detections:
         """Those with at least ``score``, best first, at most ``limit``."""
         order = np.argsort(-self.scores, kind="stable")
         order = order[self.scores[order] >= score][:limit]
-        return Detections(
-            self.boxes[order],
-            self.scores[order],
-            self.labels[order],
-            self.class_names,
-            self.stamp_ns,
-            self.global_from_ego,
-            self.token,
-            self.info,
-        )
+        chosen = {name: getattr(self, name)[order] for name in ("boxes", "scores", "labels")}
+        return dataclasses.replace(self, **chosen)
+
+
+class FrameDetector(Protocol):
+    """What takes a stream's frames: :class:`bevnext_core.detector.Detector`, or what stands in for it."""
+
+    config: ModelConfig
+
+    def step(self, frame: CameraFrame) -> Detections: ...
+
+    def reset(self, reason: str = "requested") -> None: ...

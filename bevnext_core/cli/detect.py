@@ -6,23 +6,15 @@ import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
 from bevnext_core.cli.registry import extension
-from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
-from bevnext_core.detections import Detections
+from bevnext_core.datasets.nuscenes import NuScenesReader
+from bevnext_core.detections import FrameDetector
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
+from bevnext_core.evaluation.inference import detect_frames
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
-from bevnext_core.frame import CameraFrame
-
-
-class FrameDetector(Protocol):
-    """What this command needs of a detector; :class:`bevnext_core.detector.Detector` is one."""
-
-    def step(self, frame: CameraFrame) -> Detections: ...
-
-    def reset(self, reason: str = "") -> None: ...
 
 
 @dataclass
@@ -170,33 +162,36 @@ def detect(
     """
     from tqdm import tqdm
 
+    from bevnext_core.draw.cameras import draw_frame, write_png
     from bevnext_core.draw.video import write_video
 
     summary = DetectSummary()
     results: dict[str, list[dict[str, Any]]] = {}
     with tqdm(total=len(reader), unit="frame", disable=None) as progress:
         for scene in reader.scenes:
-            detector.reset("new scene")
             folder = out / "frames" / scene
             for stale in folder.glob("*.png") if pictures else ():
                 stale.unlink()
             drawn: list[Path] = []
-            for ref in reader.refs(scene):
-                progress.set_description(scene)
-                try:
-                    frame = reader.load(ref)
-                    detections = detector.step(frame)
-                except FrameError as error:
-                    line = f"{scene}, frame {ref.index}: {one_line(error)}"
+            progress.set_description(scene)
+            for ref, frame, found, *_ in detect_frames(detector, reader, scene):
+                if isinstance(found, FrameError):
+                    line = f"{scene}, frame {ref.index}: {one_line(found)}"
                     summary.failed.append(line)
                     progress.write(f"bevnext: warning: {line}", file=sys.stderr)
                 else:
                     summary.frames += 1
-                    summary.boxes += len(detections)
+                    summary.boxes += len(found)
                     if ref.is_key:
-                        results[ref.sample_token] = submission_records(detections)
+                        results[ref.sample_token] = submission_records(found)
                     if pictures:
-                        drawn.append(_draw(reader, ref, frame, detections.above(score_threshold), folder))
+                        assert frame is not None
+                        truth = reader.ground_truth(ref).boxes if ref.is_key else None
+                        picture = draw_frame(
+                            frame, found.above(score_threshold), truth, title=f"{scene}, frame {ref.index}"
+                        )
+                        drawn.append(folder / f"{ref.index:03d}.png")
+                        write_png(picture, drawn[-1])
                 progress.update()
             if drawn:
                 stamps = [ref.stamp_ns for ref in reader.refs(scene)]
@@ -208,14 +203,3 @@ def detect(
         )
     write_submission(make_submission(results, reader.sample_tokens()), out / "submission.json")
     return summary
-
-
-def _draw(
-    reader: NuScenesReader, ref: FrameRef, frame: CameraFrame, detections: Detections, folder: Path
-) -> Path:
-    from bevnext_core.draw.cameras import draw_frame, write_png
-
-    truth = reader.ground_truth(ref).boxes if ref.is_key else None
-    path = folder / f"{ref.index:03d}.png"
-    write_png(draw_frame(frame, detections, truth, title=f"{ref.scene}, frame {ref.index}"), path)
-    return path

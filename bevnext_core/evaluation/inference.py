@@ -1,26 +1,67 @@
-"""Detections of a whole split, as the published code computes them (``window``) or as the node does (``streaming``)."""
+"""The detector over a reader's frames, as the node detects (``streaming``) or as the published code (``window``)."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
-from bevnext_core.detections import Detections
-from bevnext_core.detector import Detector
+from bevnext_core.detections import Detections, FrameDetector
 from bevnext_core.errors import FrameError, one_line
 from bevnext_core.evaluation.submission import submission_records
 from bevnext_core.frame import CameraFrame
 
+if TYPE_CHECKING:  # the detector takes torch, which a command may not need
+    from bevnext_core.detector import Detector
+
 Mode = Literal["window", "streaming"]
+
+
+class Detected(NamedTuple):
+    """A frame and what was found in it, or the error for which it cannot be used; seconds to read it and to detect."""
+
+    ref: FrameRef
+    frame: CameraFrame | None
+    found: Detections | FrameError
+    read: float
+    step: float
+
+
+def detect_frames(
+    detector: FrameDetector,
+    reader: NuScenesReader,
+    scene: str,
+    window: Callable[[list[CameraFrame]], Detections] | None = None,
+) -> Iterator[Detected]:
+    """Detect in the frames of a scene in their order; the detector forgets what was before.
+
+    Args:
+        window: takes the place of ``detector.step``: detects in a frame and those before it, newest first. A past frame
+            that cannot be used has the present one in its place.
+    """
+    detector.reset("new scene")
+    past: deque[CameraFrame | None] = deque(maxlen=detector.config.history.frames if window else 0)
+    for ref in reader.refs(scene):
+        start = loaded = time.perf_counter()
+        frame: CameraFrame | None = None
+        found: Detections | FrameError
+        try:
+            frame = reader.load(ref)
+            loaded = time.perf_counter()
+            found = window([frame, *(old or frame for old in past)]) if window else detector.step(frame)
+        except FrameError as error:
+            found = error
+        past.appendleft(frame)
+        yield Detected(ref, frame, found, loaded - start, time.perf_counter() - loaded)
 
 
 @dataclass
 class SplitDetections:
-    """Submission records by sample token, and (token, reason) of the frames that could not be read."""
+    """Submission records by sample token, and (token, reason) of the frames that could not be used."""
 
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     faults: list[tuple[str, str]] = field(default_factory=list)
@@ -33,28 +74,17 @@ def detect_scenes(
     mode: Mode,
     on_frame: Callable[[], object] = lambda: None,
 ) -> SplitDetections:
-    """Detect in every key frame of ``scenes``.
-
-    A frame that cannot be read gets no boxes and is listed; as history the present stands in for it.
+    """Detect in every key frame of ``scenes``. A frame that cannot be used gets no boxes and is listed.
 
     Args:
         on_frame: called after each frame (progress).
     """
     result = SplitDetections()
     for scene in scenes:
-        detector.reset(f"scene {scene}")
-        past: deque[CameraFrame | None] = deque(maxlen=max(detector.config.history.frames, 1))
-        for ref in reader.refs(scene):
-            try:
-                frame: CameraFrame | None = reader.load(ref)
-            except FrameError as error:
-                frame = None
-                result.faults.append((ref.sample_token, one_line(error)))
-                result.records[ref.sample_token] = []
-            if frame is not None:
-                found = _window(detector, frame, past) if mode == "window" else detector.step(frame)
-                result.records[ref.sample_token] = submission_records(found)
-            past.appendleft(frame)
+        for ref, _, found, *_ in detect_frames(detector, reader, scene, detector.window if mode == "window" else None):
+            if isinstance(found, FrameError):
+                result.faults.append((ref.sample_token, one_line(found)))
+            result.records[ref.sample_token] = [] if isinstance(found, FrameError) else submission_records(found)
             on_frame()
     return result
 
@@ -74,8 +104,3 @@ class ShuffledImages(NuScenesReader):
         tokens = [other.sample_token for other in self._all]
         other = self._all[(tokens.index(ref.sample_token) + 1) % len(tokens)]
         return dataclasses.replace(super().load(ref), images=super().load(other).images)
-
-
-def _window(detector: Detector, frame: CameraFrame, past: deque[CameraFrame | None]) -> Detections:
-    history = [frame if old is None else old for old in past][: detector.config.history.frames]
-    return detector.window([frame, *history])

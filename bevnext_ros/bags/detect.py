@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from bevnext_core.detections import Detections
+from bevnext_core.detections import Detections, FrameDetector
 from bevnext_core.errors import FrameError, one_line
 from bevnext_core.frame import CameraFrame
 from bevnext_ros.bags.read_ahead import Handlers, ReadAhead
@@ -26,17 +26,6 @@ from bevnext_ros.streams.frame_builder import PosedFrame, camera_frame
 from bevnext_ros.streams.rig_stream import RigStream
 
 OUTPUTS = ("/detector/detections", "/detector/boxes", "/detector/markers")
-
-
-class FrameDetector(Protocol):
-    """What is needed of a detector; :class:`bevnext_core.detector.Detector` is one."""
-
-    @property
-    def config(self) -> Any: ...
-
-    def step(self, frame: CameraFrame) -> Detections: ...
-
-    def reset(self, reason: str = "") -> None: ...
 
 
 @dataclass

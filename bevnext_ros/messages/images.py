@@ -165,29 +165,3 @@ def _decode_with_cv_bridge(message: Any, name: str) -> np.ndarray:
         raise FrameError(
             f"{name}: cv_bridge cannot convert the encoding '{message.encoding}' ({one_line(error)}); {unknown}"
         ) from None
-
-
-def rgb_to_image_fields(image: np.ndarray, encoding: str = "rgb8") -> dict[str, Any]:
-    """Fields of a sensor_msgs/Image (all but the header) from ``[H, W, 3]`` uint8 RGB.
-
-    Args:
-        encoding: ``rgb8``, ``bgr8`` or ``mono8``.
-
-    Raises:
-        ValueError: another encoding, or an array of another shape or type.
-    """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"expected uint8[H, W, 3], got {image.dtype}{list(image.shape)}")
-    conversions = {"rgb8": None, "bgr8": cv2.COLOR_RGB2BGR, "mono8": cv2.COLOR_RGB2GRAY}
-    if encoding not in conversions:
-        raise ValueError(f"encoding must be one of {', '.join(conversions)}, got '{encoding}'")
-    conversion = conversions[encoding]
-    pixels = np.ascontiguousarray(image) if conversion is None else cv2.cvtColor(image, conversion)
-    return {
-        "height": image.shape[0],
-        "width": image.shape[1],
-        "encoding": encoding,
-        "is_bigendian": 0,
-        "step": pixels.strides[0],
-        "data": pixels.tobytes(),
-    }

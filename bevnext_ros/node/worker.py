@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
-from bevnext_core.detections import Detections
+from bevnext_core.detections import Detections, FrameDetector
 from bevnext_core.errors import BevnextError, FrameError
 from bevnext_core.frame import CameraFrame
 from bevnext_ros.streams.drops import DropCounter
@@ -33,14 +33,6 @@ _WEIGHT = 0.2
 
 _REASONS = 4
 """Most reasons for a reset, before the newest, that frames that were dropped hand on."""
-
-
-class StepDetector(Protocol):
-    """What is needed of a detector."""
-
-    def step(self, frame: CameraFrame) -> Detections: ...
-
-    def reset(self, reason: str = "") -> None: ...
 
 
 @dataclass
@@ -76,7 +68,7 @@ class DetectionWorker:
 
     def __init__(
         self,
-        detector: StepDetector,
+        detector: FrameDetector,
         model_cameras: Sequence[str],
         decode: Callable[[Any, str], np.ndarray],
         publish: Callable[[Result], None],

@@ -200,18 +200,6 @@ class TransformBuffer:
             parts.append(transform)
         return Lookup(Answer.OK, invert_rigid(parts[1]) @ parts[0])
 
-    def lookup_between(
-        self, target: str, target_stamp_ns: int, source: str, source_stamp_ns: int, fixed: str
-    ) -> Lookup:
-        """``target`` (at its stamp) from ``source`` (at its own stamp), through the frame ``fixed``."""
-        first = self.lookup(fixed, source, source_stamp_ns)
-        second = self.lookup(target, fixed, target_stamp_ns)
-        if first.transform is None:
-            return first
-        if second.transform is None:
-            return second
-        return Lookup(Answer.OK, second.transform @ first.transform)
-
     def _ancestors(self, frame: str) -> list[str]:
         """The frame, its parent, ... up to its root; a cycle ends the list."""
         chain: dict[str, None] = {frame: None}

@@ -8,32 +8,25 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
-from bevnext_core.detections import Detections
+from bevnext_core.detections import Detections, FrameDetector
 from bevnext_core.draw.cameras import write_png
 from bevnext_core.draw.video import frame_rate, open_video
+from bevnext_core.errors import FrameError
+from bevnext_core.evaluation.inference import detect_frames
 from bevnext_core.evaluation.metric import Evaluation, evaluate
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.files import atomic_path
-from bevnext_core.frame import CameraFrame
 from bevnext_world.demo.picture import Status, contact_sheet, draw_demo
 from bevnext_world.demo.truth import TrueBoxes, true_boxes
 from bevnext_world.recording.difficulty import RANGES
 
 SHEET_PICTURES = 4
 """Moments on the contact sheet."""
-
-
-class FrameDetector(Protocol):
-    """What is needed of a detector; :class:`bevnext_core.detector.Detector` is one."""
-
-    def step(self, frame: CameraFrame) -> Detections: ...
-
-    def reset(self, reason: str = "") -> None: ...
 
 
 @dataclass
@@ -107,16 +100,15 @@ def show(
     kept: list[np.ndarray] = []
     results: dict[str, list[dict[str, Any]]] = {}
     detector.step(reader.load(refs[0]))  # not timed: what is built or loaded at first use
-    detector.reset("new drive")
     with open_video(out / "drive.mp4", shown.fps) as video:
-        for ref in tqdm(refs, desc=name, unit="frame", disable=None):
+        run = detect_frames(detector, reader, scene)
+        for ref, frame, found, read, step in tqdm(run, name, len(refs), unit="frame", disable=None):
             start = time.perf_counter()
-            frame = reader.load(ref)
-            loaded = time.perf_counter()
-            found = detector.step(frame)
-            stepped = time.perf_counter()
+            if isinstance(found, FrameError):
+                raise found
+            assert frame is not None
             truth = true_boxes(reader, ref)
-            status = _status(reader, name, ref, found, stepped - loaded, score_threshold)
+            status = _status(reader, name, ref, found, step, score_threshold)
             drawn = found.above(score_threshold)
             picture = draw_demo(frame, drawn, truth, status, camera_width)
             video.write(picture)
@@ -128,9 +120,9 @@ def show(
                 shown.objects.update(_in_range(truth))
             shown.frames += 1
             shown.boxes += len(drawn)
-            shown.note("read", loaded - start)
-            shown.note("detector", stepped - loaded)
-            shown.note("draw", time.perf_counter() - stepped)
+            shown.note("read", read)
+            shown.note("detector", step)
+            shown.note("draw", time.perf_counter() - start)
             for stage, seconds in found.info.seconds.items():
                 shown.note(stage, seconds)
     shown.video = video.path

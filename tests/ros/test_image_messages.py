@@ -13,7 +13,7 @@ from PIL import Image
 
 from bevnext_core.errors import FrameError
 from bevnext_core.images import decode_image
-from bevnext_ros.messages.images import image_to_rgb, rgb_to_image_fields
+from bevnext_ros.messages.images import image_to_rgb
 
 
 def picture(height: int = 6, width: int = 8) -> np.ndarray:
@@ -164,14 +164,9 @@ def test_compressed_images_go_through_the_one_decoder():
         image_to_rgb(compressed(b"", "16UC1; compressedDepth png"), "front")
 
 
-@pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
-def test_round_trip_of_raw_images(encoding):
+def test_colours_and_grey_of_raw_images():
     rgb = picture(5, 7)
-    fields = rgb_to_image_fields(rgb, encoding)
-    np.testing.assert_array_equal(image_to_rgb(types.SimpleNamespace(**fields), "c"), rgb)
-    gray = rgb_to_image_fields(rgb, "mono8")
-    np.testing.assert_array_equal(
-        image_to_rgb(types.SimpleNamespace(**gray), "c")[..., 0], cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    )
-    with pytest.raises(ValueError, match="nv12"):
-        rgb_to_image_fields(rgb, "nv12")
+    for encoding, pixels in (("rgb8", rgb), ("bgr8", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))):
+        np.testing.assert_array_equal(image_to_rgb(message(pixels, encoding), "c"), rgb)
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    np.testing.assert_array_equal(image_to_rgb(message(grey, "mono8"), "c")[..., 0], grey)

@@ -71,15 +71,6 @@ def test_a_steady_turn_is_interpolated_on_its_arc():
     assert np.abs(chord[:3, 3] - arc(0.05)[:3, 3]).max() > 1e-3  # straight interpolation would be visibly off
 
 
-def test_lookup_between_two_stamps_goes_through_the_fixed_frame():
-    buffer = deep_tree()
-    a, b = round(100.2 * SECOND), round(100.75 * SECOND)
-    found = buffer.lookup_between("base_link", a, "base_link", b, "odom").transform
-    np.testing.assert_allclose(found, invert_rigid(arc(0.2)) @ arc(0.75), atol=1e-7)
-    late = buffer.lookup_between("base_link", a, "base_link", round(102 * SECOND), "odom")
-    assert late.answer is Answer.NOT_YET
-
-
 def test_answers_are_distinct_and_say_why():
     buffer = deep_tree()
     assert buffer.lookup("odom", "base_link", round(101.5 * SECOND)).answer is Answer.NOT_YET

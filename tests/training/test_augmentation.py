@@ -10,6 +10,7 @@ import pytest
 from bevnext_core.config import ImageConfig
 from bevnext_core.geometry import invert_rigid
 from tests import recipe
+from tests.training.published_depth import cell_depth
 from training.data.augmentation import (
     BevAugmentation,
     ImageAugmentation,
@@ -19,7 +20,7 @@ from training.data.augmentation import (
     plain_image,
 )
 from training.data.cbgs import balanced_frames
-from training.losses.depth_targets import cell_depth, lidar_depth_map
+from training.losses.depth_targets import lidar_depth_map
 
 CASES = [
     ImageAugmentation(ratio, (int(1600 * ratio), int(900 * ratio)), crop, flip, degrees)

@@ -11,8 +11,9 @@ import torch
 
 from bevnext_core.config import ModelConfig
 from tests import recipe
+from tests.training.published_depth import cell_depth
 from tests.training.test_targets import CONFIG, reference_targets
-from training.losses.depth_targets import cell_depth, depth_classes, depth_loss
+from training.losses.depth_targets import depth_classes, depth_loss
 from training.losses.detection import BRANCHES, detection_losses
 
 

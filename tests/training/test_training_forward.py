@@ -20,8 +20,8 @@ from tests import recipe
 from tests.make_poses import clip_poses
 from tests.paths import BUNDLED
 from tests.published import build, config_of
+from tests.training.published_depth import cell_depth
 from training.data.dataset import Batch, join_samples
-from training.losses.depth_targets import cell_depth
 from training.run.batch_statistics import BatchStatistics
 from training.run.gradient_checkpointing import enable_checkpointing
 from training.run.training_forward import ForwardOptions, TrainingForward

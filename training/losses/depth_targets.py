@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bevnext_core.config import FEATURE_STRIDE, DepthConfig
+from bevnext_core.config import DepthConfig
 
 
 def lidar_depth_map(
@@ -69,13 +69,6 @@ def _roughly_seen(
     return kept[inside]
 
 
-def cell_depth(depth: torch.Tensor, stride: int = FEATURE_STRIDE) -> torch.Tensor:
-    """Smallest non-zero depth of each ``stride`` x ``stride`` cell: ``[..., H, W]`` -> ``[..., H/s, W/s]``."""
-    cells = depth.unflatten(-1, (-1, stride)).unflatten(-3, (-1, stride))
-    cells = torch.where(cells > 0, cells, torch.inf).amin((-3, -1))
-    return torch.where(torch.isfinite(cells), cells, 0.0)
-
-
 def depth_classes(depth: torch.Tensor, config: DepthConfig) -> torch.Tensor:
     """Depth class of each cell, -1 where there is none; same shape, int64.
 
@@ -92,7 +85,7 @@ def depth_loss(probability: torch.Tensor, depth: torch.Tensor, config: DepthConf
 
     Args:
         probability: ``[..., bins, h, w]`` depth distribution after the CRF, key frame.
-        depth: ``[..., h, w]`` metres, 0 where unknown (:func:`cell_depth`).
+        depth: ``[..., h, w]`` metres, 0 where unknown.
         weight: the published 3.
 
     Returns:
