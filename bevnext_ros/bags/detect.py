@@ -25,16 +25,18 @@ from bevnext_ros.node.parameters import Options
 from bevnext_ros.streams.frame_builder import PosedFrame, camera_frame
 from bevnext_ros.streams.rig_stream import RigStream
 
+_TF = "tf2_msgs/msg/TFMessage"
 OUTPUTS = ("/detector/detections", "/detector/boxes", "/detector/markers")
 
 
 @dataclass
 class BagSummary:
-    """What a run did: frames with a result, their boxes, frames dropped by cause, and messages that were bad."""
+    """What a run did: frames with a result, their boxes, frames dropped and resets by cause, and what was wrong."""
 
     frames: int = 0
     boxes: int = 0
     drops: dict[str, int] = field(default_factory=dict)
+    resets: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
     video: Path | None = None
@@ -48,7 +50,7 @@ def bag_frames(
     Raises:
         BagError: the bag lacks the topics of a camera or any transforms (lists what it has), or is damaged.
     """
-    handlers = _handlers(bag, stream)
+    handlers = _handlers(bag, stream, summary)
     ahead = ReadAhead(bag, stream, handlers, summary.warnings.append)
     ahead.begin()
     now_ns = bag.span_ns[0]
@@ -71,6 +73,8 @@ def bag_frames(
     # the last frames may need poses from after the last image
     ready = ahead.poses_until(bag.span_ns[1]) + stream.flush(now_ns)
     yield from _load(ready, stream, summary, mask_faulty)
+    for reason, count in summary.resets.items():
+        summary.warnings.append(f"the past was forgotten {count} times: {reason}")
     for cause, count in stream.frame_drops.items():
         summary.drops[cause] = summary.drops.get(cause, 0) + count
     for fault in stream.faults.all.values():
@@ -87,11 +91,14 @@ def _load(
             )
         except FrameError:
             summary.drops["bad_image"] = summary.drops.get("bad_image", 0) + 1
+            stream.builder.hand_on(posed.reset_reason)
             continue
+        if posed.reset_reason:
+            summary.resets[posed.reset_reason] = summary.resets.get(posed.reset_reason, 0) + 1
         yield posed, frame
 
 
-def _handlers(bag: BagReader, stream: RigStream) -> Handlers:
+def _handlers(bag: BagReader, stream: RigStream, summary: BagSummary) -> Handlers:
     handlers: Handlers = {}
     for camera in stream.cameras:
         for kind, topic in (("image", camera.image_topic), ("info", camera.info_topic)):
@@ -106,11 +113,17 @@ def _handlers(bag: BagReader, stream: RigStream) -> Handlers:
                     f"camera_info_topics in a parameter file. It has: {', '.join(sorted(bag.topics))}"
                 )
             handlers[absolute] = (kind, camera.name)
-    for kind in ("tf", "tf_static"):
-        if f"/{kind}" in bag.topics:
-            handlers[f"/{kind}"] = (kind, "")
-    if "/tf" not in bag.topics:
-        raise BagError(f"{bag.path} has no topic /tf: without ego poses there is no history")
+    for kind, topic in (("tf", stream.tf_topic), ("tf_static", stream.tf_static_topic)):
+        absolute = "/" + topic.lstrip("/")
+        others = [t for t, its in bag.topics.items() if its == _TF and t.endswith(f"/{kind}")]
+        if absolute not in bag.topics and len(others) == 1:
+            summary.warnings.append(f"there is no {absolute}: transforms are taken from {others[0]} ({kind}_topic)")
+            absolute = others[0]
+        if absolute in bag.topics:
+            handlers[absolute] = (kind, "")
+        elif kind == "tf":
+            there = f"set tf_topic to one of {', '.join(sorted(others))}" if others else "it has no transforms"
+            raise BagError(f"{bag.path} has no topic {absolute}: without ego poses there is no history; {there}")
     return handlers
 
 

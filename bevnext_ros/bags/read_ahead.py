@@ -55,7 +55,7 @@ class ReadAhead:
         wanted = {camera for kind, camera in self._handlers.values() if kind == "info"}
         for message, content in self._messages("info"):
             camera = self._handlers[message.topic][1]
-            if camera in wanted and calibration_from_camera_info(content).fault() is None:
+            if camera in wanted and self._stream.builder.accepts(camera, calibration_from_camera_info(content)):
                 wanted.discard(camera)
                 self._stream.camera_info(camera, content, start_ns)
             if not wanted:

@@ -78,24 +78,34 @@ def make_transform(
 def calibration_from_camera_info(message: Any) -> Calibration:
     """sensor_msgs/CameraInfo -> :class:`Calibration` of the image as published.
 
-    K is given for the full sensor: the region of interest is cut off and the binning divided out here.
+    K is given for the full sensor: the region of interest is cut off and the binning divided out here, as
+    image_geometry does; ``roi.do_rectify`` changes nothing (P is moved by the region's raw offset too).
     """
     k = np.array(message.k, np.float64).reshape(3, 3)
     p = np.array(message.p, np.float64).reshape(3, 4)[:, :3]
-    width, height = int(message.width), int(message.height)
-    roi = message.roi
-    if roi.width or roi.height:
-        width, height = int(roi.width), int(roi.height)
-    shift = np.array([[1, 0, -float(roi.x_offset)], [0, 1, -float(roi.y_offset)], [0, 0, 1]])
+    x, y = int(message.roi.x_offset), int(message.roi.y_offset)
+    full = width, height = int(message.width), int(message.height)
     binning_x, binning_y = max(int(message.binning_x), 1), max(int(message.binning_y), 1)
-    scale = np.diag([1 / binning_x, 1 / binning_y, 1.0])
+    notes, fault = [], ""
+    if x or y or message.roi.width or message.roi.height:
+        width, height = int(message.roi.width), int(message.roi.height)
+        notes.append(f"region of interest {width}x{height} at ({x}, {y})")
+        if not (width and height) or (any(full) and (x + width > full[0] or y + height > full[1])):
+            fault = f"its {notes[0]} is not within its image of {full[0]}x{full[1]}"
+    if (binning_x, binning_y) != (1, 1):
+        notes.append(f"binning {binning_x}x{binning_y}")
+        if (width or height) and (binning_x > width or binning_y > height):
+            fault = fault or f"its {notes[-1]} leaves nothing of {width}x{height}"
+    move = np.array([[1 / binning_x, 0, -x / binning_x], [0, 1 / binning_y, -y / binning_y], [0, 0, 1]])
     return Calibration(
-        intrinsics=scale @ shift @ k,
+        intrinsics=move @ k,
         distortion=tuple(float(v) for v in message.d),
         model=message.distortion_model,
         size=(width // binning_x, height // binning_y),
-        rectified=scale @ shift @ p if np.any(p) else None,
+        rectified=move @ p if np.any(p) else None,
         frame=message.header.frame_id,
+        region=f"{' and '.join(notes)} of {full[0]}x{full[1]}" if notes else "",
+        region_fault=fault,
     )
 
 

@@ -52,6 +52,8 @@ class Options:
         ("compressed",), "one per camera, or one for all"
     )
     camera_frames: Names = _p(("",), "optical frames, one per camera; empty: from the image's header")
+    tf_topic: str = _p("/tf", "transforms that move; /robot1/tf for a robot with a namespace of its own")
+    tf_static_topic: str = _p("/tf_static", "transforms that do not")
     base_frame: str = _p("base_link", "the ego frame: x forward, z up, on the ground")
     fixed_frame: str = _p("odom", "a frame in which base_frame moves without jumps")
     output_frame: str = _p("", "frame of the published boxes; empty: base_frame")

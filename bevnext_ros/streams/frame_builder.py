@@ -106,28 +106,37 @@ class FrameBuilder:
     def set_calibration(self, camera: str, calibration: Calibration) -> bool:
         """Follow a camera's calibration; ``False`` when it was refused (counted; the one before stays).
 
-        One that differs from the one before makes the next frame carry a reset reason.
+        One that differs from the one before by more than rounding makes the next frame carry a reset reason.
         """
-        known = self._calibrations.get(camera)
-        if not calibration.same_as(known):
-            fault, cause = calibration.fault(), "invalid"
-            try:
-                rectifier = None if fault else Rectifier(camera, calibration, self._distortion)
-            except ConfigError as error:
-                rectifier, fault, cause = None, str(error), "refused"
-            if rectifier is None:
-                self.calibration_drops.add(cause)
-                self._refusals[camera] = f"{camera}: the camera info is ignored: {fault}"
-                self._faults.note(f"camera_info {camera}", self._refusals[camera])
-                return False
+        rectifier, cause, fault = self._rectifier(camera, calibration)
+        if rectifier is None:
+            self.calibration_drops.add(cause)
+            self._refusals[camera] = f"{camera}: the camera info is ignored: {fault}"
+            self._faults.note(f"camera_info {camera}", self._refusals[camera])
+            return False
+        known = self._rectifiers.get(camera)
+        if not rectifier.same_as(known):
             if known is not None:
                 self._reset_reason = f"the calibration of {camera} changed"
-            self._calibrations[camera] = calibration
             self._rectifiers[camera] = rectifier
             self._uncalibrated.discard(camera)
+        self._calibrations[camera] = calibration
         self._refusals.pop(camera, None)
         self._faults.heal(f"camera_info {camera}")
         return True
+
+    def accepts(self, camera: str, calibration: Calibration) -> bool:
+        """Whether a calibration could be used."""
+        return self._rectifier(camera, calibration)[0] is not None
+
+    def _rectifier(self, camera: str, calibration: Calibration) -> tuple[Rectifier | None, str, str]:
+        """What a calibration makes of images, or the cause to refuse it and why, in words."""
+        if fault := calibration.fault(self._distortion):
+            return None, "invalid", fault
+        try:
+            return Rectifier(camera, calibration, self._distortion), "", ""
+        except ConfigError as error:
+            return None, "refused", str(error)
 
     def add(self, frame: AssembledFrame, now_ns: int) -> list[PosedFrame]:
         """Take a frame; returns those that are ready, in order."""
@@ -173,8 +182,11 @@ class FrameBuilder:
     def _drop(self, waiting: _Waiting, cause: str) -> None:
         self.frame_drops.add(cause)
         self._faults.note(f"frame {cause}", f"a frame was dropped ({cause}): {waiting.detail}")
-        # the frame that carried the reason for a reset is lost: the next one takes it over
-        self._reset_reason = waiting.frame.reset_reason or self._reset_reason
+        self.hand_on(waiting.frame.reset_reason)
+
+    def hand_on(self, reset_reason: str) -> None:
+        """The frame that carried a reason to reset is lost: the next one takes it over."""
+        self._reset_reason = reset_reason or self._reset_reason
 
     def _pose(self, waiting: _Waiting, now_ns: int) -> PosedFrame | None:
         frame = waiting.frame

@@ -46,6 +46,7 @@ class RigStream:
         queue = options.frame_queue if bounded or not recorded else _UNLIMITED
         self.cameras = rig_cameras(options, model_cameras)
         self.model_cameras = tuple(model_cameras)
+        self.tf_topic, self.tf_static_topic = options.tf_topic, options.tf_static_topic
         self.faults = faults or Faults()
         names = [camera.name for camera in self.cameras]
         self._topics = {camera.name: camera.image_topic for camera in self.cameras}
@@ -131,10 +132,7 @@ class RigStream:
 
     def clock_jumped(self, to_ns: int, backward: bool, now_ns: int) -> list[PosedFrame]:
         """``/clock`` jumped to ``to_ns``."""
-        if backward:
-            return self._take(self.timeline.clock_went_back(to_ns), now_ns)
-        self.timeline.clock_went_ahead()
-        return []
+        return self._take(self.timeline.clock_jumped(to_ns if backward else None), now_ns)
 
     def poll(self, now_ns: int) -> list[PosedFrame]:
         """What became due by the time alone."""

@@ -26,6 +26,9 @@ Source = Hashable
 _ALIVE_NS = 3 * SECOND
 """A source that was silent for so long before the newest image has no vote."""
 
+_MAX_SAMPLES, _MAX_SOURCES = 1_000, 2_000
+"""Most transforms held per edge; most sources: further ones pass unseen."""
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -83,8 +86,7 @@ class Timeline:
     Args:
         cameras, anchor: the sources that are cameras. edges: gives those edges on which the rig's poses depend now.
         jump: seconds that a message may be from its source's newest without further ado. keep: seconds that
-            sources may be apart at all. held_images, held_samples: most messages held per source.
-        max_sources: further ones pass unseen.
+            sources may be apart at all. held_images: most images held per camera.
     """
 
     def __init__(
@@ -96,15 +98,12 @@ class Timeline:
         jump: float = 1.0,
         keep: float = 10.0,
         held_images: int = 10,
-        held_samples: int = 1_000,
-        max_sources: int = 2_000,
     ) -> None:
         self._cameras = tuple(cameras)
         self._anchor = anchor
         self._edges = edges
         self._jump_ns, self._keep_ns = int(jump * SECOND), int(keep * SECOND)
-        self._limits = held_images, held_samples
-        self._max_sources = max_sources
+        self._held_images = held_images
         self._states: dict[Source, _State] = {}
         self._open: set[Source] = set()  # sources of which something is held
         self._images_ns: int | None = None  # arrival of the newest image that passed
@@ -115,7 +114,7 @@ class Timeline:
         """Judge one message that came at ``now_ns``."""
         verdict = self.poll(now_ns)
         message = Timed(source, stamp_ns, item, next(self._order))
-        if source not in self._states and len(self._states) >= self._max_sources:
+        if source not in self._states and len(self._states) >= _MAX_SOURCES:
             verdict.passed.append(message)
             return verdict
         state = self._states.setdefault(source, _State())
@@ -128,21 +127,17 @@ class Timeline:
             self._decide(source, state, verdict)
         if self._open and verdict.passed:
             self._follow(verdict)
-        verdict.passed.sort(key=lambda timed: timed.order)
+        verdict.passed.sort(key=lambda passed: passed.order)
         return verdict
 
-    def clock_went_back(self, to_ns: int) -> Verdict:
-        """``/clock`` went back: any needed source that is, or comes, there shows that the rig did."""
-        self._clock_ns = to_ns
+    def clock_jumped(self, back_to_ns: int | None) -> Verdict:
+        """``/clock`` went back: any needed source that is, or comes, there shows that the rig did. ``None``: ahead."""
+        self._clock_ns = back_to_ns
         verdict = Verdict()
         for source in list(self._open):
             self._decide(source, self._states[source], verdict)
         verdict.passed.sort(key=lambda timed: timed.order)
         return verdict
-
-    def clock_went_ahead(self) -> None:
-        """``/clock`` jumped forward: that it went back before means nothing any more."""
-        self._clock_ns = None
 
     def poll(self, now_ns: int) -> Verdict:
         """Refuses what was held of sources that fell silent since."""
@@ -169,7 +164,7 @@ class Timeline:
     def has_left(self, source: Source) -> bool:
         """Whether a source spans ``jump`` in a time before its own by now, and only the rig has not followed."""
         state = self._states.get(source)
-        return bool(state and state.is_behind) and self._spans(self._states[source])
+        return state is not None and state.is_behind and self._spans(state)
 
     def held(self, source: Source) -> int:
         """Messages of a source that wait for a decision."""
@@ -179,7 +174,9 @@ class Timeline:
     def _fits(self, source: Source, state: _State, stamp_ns: int) -> bool:
         newest = state.newest_ns
         if newest is not None and stamp_ns <= newest + self._jump_ns:
-            return stamp_ns >= newest - self._jump_ns
+            last = state.held[-1].stamp_ns if state.is_behind else newest
+            goes_on = last <= stamp_ns and stamp_ns - last <= newest - stamp_ns  # from what is held: a short lap
+            return stamp_ns >= newest - self._jump_ns and not (state.is_behind and goes_on)
         others = self._others(source)
         if newest is None and not others:
             return True
@@ -205,7 +202,8 @@ class Timeline:
             state.held_from_ns = message.stamp_ns
         state.held.append(message)
         self._open.add(message.source)
-        while len(state.held) > self._limits[message.source not in self._cameras]:
+        limit = self._held_images if message.source in self._cameras else _MAX_SAMPLES
+        while len(state.held) > limit:
             verdict.refused.append(self._refusal(state, state.held.pop(0)))
 
     def _refusal(self, state: _State, message: Timed) -> Refused:
@@ -297,12 +295,8 @@ class Timeline:
         new = _median([state.last_ns for state in cameras if state.last_ns is not None])
         if not all(self._near(state, new) for state in cameras):
             return None
-        there = [
-            state
-            for state in edges
-            if (state.is_behind and abs(state.held[-1].stamp_ns - new) <= self._keep_ns)
-            or (not state.held and self._near(state, new))
-        ]
+        reach = {id(state): self._keep_ns if state.is_behind else self._jump_ns for state in edges}
+        there = any(abs((state.last_ns or 0) - new) <= reach[id(state)] for state in edges)
         return new if there or not edges else None
 
     def _most_are_near(self, stamp_ns: int) -> bool:
@@ -317,12 +311,10 @@ class Timeline:
 
     def _is_stray(self, source: Source, state: _State, stamp_ns: int) -> bool:
         others = self._others(source)
-        if not others or state.newest_ns is None or state.newest_ns <= max(others) + self._keep_ns:
-            return False
-        return any(other - self._keep_ns <= stamp_ns <= other + self._jump_ns for other in others)
+        near = any(other - self._keep_ns <= stamp_ns <= other + self._jump_ns for other in others)
+        return near and (state.newest_ns or 0) > max(others) + self._keep_ns
 
     def _is_another_clock(self, source: Source, state: _State) -> bool:
-        last = state.held[-1].stamp_ns
         if not self._spans(state):
             return False
         if source in self._cameras and source != self._anchor:
@@ -333,7 +325,7 @@ class Timeline:
         if not rest or state.newest_ns is None:
             return not rest
         middle = _median(rest)
-        return abs(last - middle) < abs(state.newest_ns - middle)
+        return abs(state.held[-1].stamp_ns - middle) < abs(state.newest_ns - middle)
 
     def _spans(self, state: _State) -> bool:
         return state.held[-1].stamp_ns - state.held_from_ns >= self._jump_ns

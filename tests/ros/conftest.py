@@ -28,8 +28,14 @@ def start(dds, tmp_path):
     """Starts a node process with a stand-in detector and a rig that feeds it: ``start(**parameters) -> Rig``."""
     rigs: list[harness.Rig] = []
 
-    def starter(wait: float = 0.0, images: str = "small", command: list[str] | None = None, **parameters):
-        rig = harness.Rig(tmp_path, wait, parameters, images, command, number=len(rigs))
+    def starter(
+        wait: float = 0.0,
+        images: str = "small",
+        command: list[str] | None = None,
+        rig_tf: str = "/tf",
+        **parameters,
+    ):
+        rig = harness.Rig(tmp_path, wait, parameters, images, command, len(rigs), rig_tf)
         rigs.append(rig)
         return rig
 

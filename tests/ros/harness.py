@@ -95,6 +95,7 @@ class Rig:
     Args:
         wait: seconds that the stand-in detector takes per frame. parameters: of the node.
         images: ``small`` or ``full`` size. command: another program than the node with the stand-in.
+        tf_topic: where the rig says its transforms, remapped for the node.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Rig:
         images: str,
         command: list[str] | None,
         number: int = 0,
+        tf_topic: str = "/tf",
     ) -> None:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
@@ -153,14 +155,16 @@ class Rig:
             for name in NAMES
         }
         self.infos = {name: self.node.create_publisher(info, f"/{name}/camera_info", 100) for name in NAMES}
-        self.tf = self.node.create_publisher(tf, "/tf", 100)
+        self.tf = self.node.create_publisher(tf, values.get("tf_topic", tf_topic), 100)
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.tf_static = self.node.create_publisher(tf, "/tf_static", latched)
+        static = values.get("tf_static_topic", f"{tf_topic}_static")
+        self.tf_static = self.node.create_publisher(tf, static, latched)
         self.node.create_subscription(
             message_class("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", self._on_diagnostics, 100
         )
         self.subscribe()
-        self.process = self._start_process(wait, values, command)
+        remap = [] if tf_topic == "/tf" else [f"/tf:={tf_topic}", f"/tf_static:={tf_topic}_static"]
+        self.process = self._start_process(wait, values, command, remap)
 
     def subscribe(self) -> None:
         """Want all outputs."""
@@ -188,12 +192,12 @@ class Rig:
         self.wanted.clear()
 
     def _start_process(
-        self, wait: float, values: dict[str, Any], command: list[str] | None
+        self, wait: float, values: dict[str, Any], command: list[str] | None, remap: list[str]
     ) -> subprocess.Popen:
         command = command or [sys.executable, "-m", "tests.ros.node_process"]
         if command[-1].startswith("tests.ros."):  # a stand-in's process: it is told where to log, and to wait
             command = [*command, str(self.log), str(wait)]
-        arguments = ["--ros-args"]
+        arguments = ["--ros-args", *(part for rule in remap for part in ("-r", rule))]
         for name, value in values.items():
             arguments += ["-p", f"{name}:={json.dumps(value)}"]
         return subprocess.Popen(
@@ -220,8 +224,8 @@ class Rig:
                 raise AssertionError(f"timed out: {what}\n{self.status()}\n{self.output.read_text()[-3000:]}")
             self.executor.spin_once(timeout_sec=0.02)
 
-    def ready(self) -> None:
-        """Wait until the node is active and connected."""
+    def ready(self, infos: bool = True) -> None:
+        """Wait until the node is active and connected; give it static transforms and camera infos."""
         publishers = [*self.images.values(), *self.infos.values(), self.tf, self.tf_static]
         self.until(lambda: all(p.get_subscription_count() for p in publishers), what="the node to subscribe")
         self.until(
@@ -233,7 +237,7 @@ class Rig:
         self.until(lambda: self.value("node", "state") == "active", what="an active node")
         self.spin(0.3)
         self.publish_static()
-        for camera in NAMES:
+        for camera in NAMES if infos else ():
             self.publish_info(camera)
         self.spin(0.1)
 

@@ -160,6 +160,88 @@ def test_changed_calibration_resets_with_a_reason_once():
     assert builder.add(assembled(1.4), 0)[0].reset_reason == ""
 
 
+def rounded(step: int) -> np.ndarray:
+    return np.asarray(K * (1 + 1e-13 * step))
+
+
+PLUMB = {"model": "plumb_bob", "distortion": (-0.2, 0.05, 0.001, -0.001, 0.0)}
+RECTIFIED = {"rectified": K * [[0.9], [0.9], [1]]}
+
+
+@pytest.mark.parametrize(
+    "policy, first, steps",
+    [
+        ("rectify", {}, lambda i: {"intrinsics": rounded(i)}),
+        ("rectify", {"intrinsics": K / 3}, lambda i: {"intrinsics": (K / 3).astype(np.float32).astype(float)}),
+        ("rectify", PLUMB, lambda i: {**PLUMB, "distortion": tuple(d * (1 + 1e-9 * i) for d in PLUMB["distortion"])}),
+        ("rectify", PLUMB, lambda i: {**PLUMB, "distortion": PLUMB["distortion"][: 4 + i % 2]}),
+        ("rectify", {}, lambda i: {"distortion": (1e-11 * i, 0.0, 0.0, 0.0), "model": "plumb_bob"}),
+        ("rectify", {}, lambda i: {"rectified": K * i}),  # not what is used
+        ("rectified", RECTIFIED, lambda i: {"rectified": RECTIFIED["rectified"] * (1 + 1e-12 * i)}),
+        ("rectified", RECTIFIED, lambda i: {**RECTIFIED, "intrinsics": K * i}),
+        ("rectified", RECTIFIED, lambda i: {**RECTIFIED, "distortion": (np.nan,) * i}),
+    ],
+)
+def test_a_calibration_that_differs_by_rounding_is_the_same(policy, first, steps):
+    builder = make_builder(calibrated=False, distortion=policy)
+    for at in (1.0, 3.0):
+        add_pose(builder, at)
+    for camera in CAMERAS:
+        assert builder.set_calibration(camera, calibration(**first))
+    for i in range(1, 6):
+        assert builder.set_calibration("left", calibration(**steps(i)))
+        (posed,) = builder.add(assembled(1.0 + 0.1 * i), 0)
+        assert posed.reset_reason == ""
+
+
+def test_many_small_changes_add_up_to_one():
+    """Each is below a thousandth of a pixel; together they are not, and are noticed when they reach it."""
+    builder = make_builder()
+    for at in (1.0, 3.0):
+        add_pose(builder, at)
+    reasons = []
+    for i in range(1, 16):
+        moved = K + np.array([[0, 0, 0.0004 * i], [0, 0, 0], [0, 0, 0]])
+        builder.set_calibration("left", calibration(intrinsics=moved))
+        (posed,) = builder.add(assembled(1.0 + 0.1 * i), 0)
+        assert abs(posed.rectifiers[1].intrinsics[0, 2] - moved[0, 2]) <= 0.001
+        reasons.append(posed.reset_reason)
+    assert [i for i, reason in enumerate(reasons, 1) if reason] == [3, 6, 9, 12, 15]
+
+
+@pytest.mark.parametrize(
+    "change", [{"distortion": (-0.2001, 0.05, 0.001, -0.001, 0.0)}, {"size": (64, 50)}, {"model": "equidistant"}]
+)
+def test_a_change_beyond_rounding_is_one(change):
+    builder = make_builder(calibrated=False)
+    for at in (1.0, 3.0):
+        add_pose(builder, at)
+    plumb = {**PLUMB, "distortion": PLUMB["distortion"][:4]} if "model" in change else PLUMB
+    for camera in CAMERAS:
+        builder.set_calibration(camera, calibration(**plumb))
+    builder.set_calibration("left", calibration(**{**plumb, **change}))
+    assert builder.add(assembled(1.1), 0)[0].reset_reason == "the calibration of left changed"
+
+
+@pytest.mark.parametrize(
+    "change, fault",
+    [
+        ({}, ""),
+        ({"intrinsics": np.zeros((3, 3))}, ""),
+        ({"intrinsics": np.full((3, 3), np.nan), "distortion": (np.nan,), "model": "radtan"}, ""),
+        ({"rectified": K * np.nan}, "its matrix P holds NaN or infinity"),
+        ({"rectified": K * 0 + np.diag([0, 0, 1])}, "its matrix P is singular (fx 0, fy 0)"),
+        ({"rectified": None, "intrinsics": np.zeros((3, 3))}, "its matrix P is zero, and matrix K is singular"),
+    ],
+)
+def test_with_rectified_images_p_decides_whatever_k_and_d_are(change, fault):
+    faults = Faults()
+    builder = make_builder(calibrated=False, distortion="rectified", faults=faults)
+    given = calibration(**{"rectified": K * [[0.9], [0.9], [1]], **change})
+    assert builder.set_calibration("front", given) == builder.accepts("front", given) == (not fault)
+    assert fault in faults.last() and bool(fault) == bool(faults.last())
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -255,7 +337,7 @@ def test_distortion_policies():
     distorted = calibration(
         distortion=(-0.1, 0, 0, 0, 0), model="plumb_bob", rectified=K * [[0.9], [0.9], [1]]
     )
-    with pytest.raises(ConfigError, match=r"front.*distorted.*rectify"):
+    with pytest.raises(ConfigError, match=r"distorted.*rectify"):
         Rectifier("front", distorted, "refuse")
     trusting = Rectifier("front", distorted, "rectified")
     np.testing.assert_allclose(trusting.intrinsics, K * [[0.9], [0.9], [1]])

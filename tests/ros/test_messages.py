@@ -26,6 +26,7 @@ from bevnext_ros.messages.conversions import (
 )
 from bevnext_ros.messages.factory import RclpyFactory, RosbagsFactory
 from bevnext_ros.messages.markers import make_markers
+from bevnext_ros.streams.calibration import Rectifier
 from bevnext_ros.streams.transform_buffer import TransformBuffer
 
 STAMP = 1_533_151_603_512_404_000
@@ -152,7 +153,7 @@ def test_camera_info_survives_and_region_and_binning_are_applied(kind):
     calibration = calibration_from_camera_info(there_and_back(message, "sensor_msgs/msg/CameraInfo"))
     np.testing.assert_array_equal(calibration.intrinsics, k)
     assert calibration.size == (1600, 900) and calibration.frame == "front_optical"
-    assert not calibration.is_distorted and calibration.fault() is None
+    assert not calibration.is_distorted and calibration.fault("rectify") is None
     message.roi.x_offset, message.roi.y_offset, message.roi.width, message.roi.height = 100, 50, 1400, 800
     message.binning_x = message.binning_y = 2
     cut = calibration_from_camera_info(there_and_back(message, "sensor_msgs/msg/CameraInfo"))
@@ -162,6 +163,46 @@ def test_camera_info_survives_and_region_and_binning_are_applied(kind):
     ray = np.array([0.1, 0.2, 1.0])
     u, v, _ = k @ ray
     np.testing.assert_allclose((cut.intrinsics @ ray)[:2], [(u - 100) / 2, (v - 50) / 2])
+
+
+@pytest.mark.parametrize(
+    "roi, binning, fault",
+    [
+        ((0, 0, 1600, 900), (0, 0), ""),
+        ((200, 100, 1400, 800), (1, 1), ""),
+        ((0, 0, 0, 0), (2, 3), ""),
+        ((300, 200, 1400, 800), (1, 1), "interest 1400x800 at (300, 200) is not within its image of 1600x900"),
+        ((10, 20, 0, 0), (1, 1), "region of interest 0x0 at (10, 20) is not within"),
+        ((0, 0, 100, 0), (1, 1), "region of interest 100x0 at (0, 0) is not within"),
+        ((0, 0, 0, 0), (2000, 1), "binning 2000x1 leaves nothing of 1600x900"),
+    ],
+)
+def test_region_and_binning_are_honoured_or_refused_by_name(roi, binning, fault):
+    factory = RosbagsFactory(make_typestore())
+    k = np.array([[1000.0, 0, 800], [0, 1010.0, 450], [0, 0, 1]])
+    message = make_camera_info(factory, STAMP, "front_optical", k, (1600, 900))
+    message.roi.x_offset, message.roi.y_offset, message.roi.width, message.roi.height = roi
+    message.binning_x, message.binning_y = binning
+    found = calibration_from_camera_info(message)
+    for policy in ("rectify", "refuse", "rectified"):
+        assert fault in (found.fault(policy) or "") and bool(fault) == bool(found.fault(policy))
+    if fault:
+        return
+    bx, by = max(binning[0], 1), max(binning[1], 1)
+    pixel = (k @ [0.1, 0.2, 1.0])[:2]
+    expected = (pixel - roi[:2]) / (bx, by)
+    for matrix in (found.intrinsics, found.rectified):
+        np.testing.assert_allclose((matrix @ [0.1, 0.2, 1.0])[:2], expected)
+    assert found.size == ((roi[2] or 1600) // bx, (roi[3] or 900) // by)
+
+
+def test_an_image_of_another_size_is_told_what_the_calibration_is_of():
+    factory = RosbagsFactory(make_typestore())
+    message = make_camera_info(factory, STAMP, "f", np.diag([100.0, 100, 1]), (800, 450))
+    message.binning_x = message.binning_y = 2  # but the driver gives the binned size already
+    rectifier = Rectifier("front", calibration_from_camera_info(message), "rectify")
+    with pytest.raises(FrameError, match=r"800x450, but its calibration is for 400x225 \(binning 2x2 of 800x450\)"):
+        rectifier(np.zeros((450, 800, 3), np.uint8))
 
 
 def test_compressed_image_bytes_are_unchanged(kind):

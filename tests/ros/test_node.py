@@ -122,6 +122,22 @@ def test_raw_images_other_topics_and_another_output_frame(start):
     assert not np.allclose(back[:, :2], in_odom[:, :2], atol=0.1) and np.abs(back[:, :2]).max() < 31
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"tf_topic": "/robot1/tf", "tf_static_topic": "/robot1/tf_static"},
+        {"tf_topic": "robot1/poses", "tf_static_topic": "robot1/mounts"},
+        {"rig_tf": "/robot1/tf"},
+    ],
+)
+def test_transforms_of_a_robot_with_a_namespace_by_parameter_and_by_remapping(start, names):
+    rig = start(**names)
+    rig.ready()
+    rig.drive(2)
+    rig.until(lambda: len(rig.detections) == 2, what="detections")
+    assert rig.tf.topic_name != "/tf" and rig.accounted()
+
+
 def test_nothing_is_computed_while_nobody_subscribes(start):
     rig = start()
     rig.ready()

@@ -8,9 +8,11 @@ import numpy as np
 import psutil
 import pytest
 
+from bevnext_ros.messages.factory import message_class
 from tests.ros.harness import DELAY_MS, MS, NAMES, SECOND, START, ego_pose, jpeg
 
 pytestmark = pytest.mark.ros
+CONFIGURE, ACTIVATE = 1, 3
 
 
 def settle(rig, published: int, **drops: int) -> None:
@@ -254,6 +256,37 @@ def test_camera_info_with_zeros_is_ignored_and_a_changed_one_resets(start):
     np.testing.assert_allclose(rig.steps()[2]["intrinsics"][front], rig.intrinsics())
     np.testing.assert_allclose(rig.steps()[3]["intrinsics"][front], changed)
     assert [step["reset"] for step in rig.steps()[2:]] == ["", "the calibration of cam_front changed", ""]
+
+
+def test_a_latched_camera_info_sent_before_the_node_started_reaches_it(start):
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+
+    rig = start(autostart=False)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    kind = message_class("sensor_msgs/msg/CameraInfo")
+    for camera in NAMES[:5]:  # the last one's is periodic
+        rig.node.destroy_publisher(rig.infos[camera])
+        rig.infos[camera] = rig.node.create_publisher(kind, f"/{camera}/camera_info", latched)
+        rig.publish_info(camera)
+    rig.until(lambda: rig.value("node", "state") == "unconfigured", what="the node")
+    assert rig.call(CONFIGURE) and rig.call(ACTIVATE)
+    rig.ready(infos=False)
+    rig.publish_info(NAMES[5])
+    rig.drive(2)
+    settle(rig, 2)
+    np.testing.assert_allclose(rig.steps()[0]["intrinsics"], [rig.intrinsics()] * 6)
+
+
+def test_camera_infos_computed_anew_each_time_reset_nothing(start):
+    rig = start()
+    rig.ready()
+    for number in range(6):
+        for camera in NAMES:
+            rig.publish_info(camera, rig.intrinsics() * (1 + 1e-13 * number))
+        rig.spin(0.05)
+        rig.drive(1, first=number)
+    settle(rig, 6)
+    assert [step["reset"] for step in rig.steps()] == [""] * 6 and len(rig.steps()[-1]["history"]) == 2
 
 
 DISTORTED = {"d": [-0.2, 0.0, 0.0, 0.0, 0.0]}

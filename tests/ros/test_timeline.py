@@ -270,6 +270,24 @@ def test_a_rig_that_pauses_goes_on_at_once():
     assert feed.numbers == [*range(10), *range(700, 710)] and not any(feed.reasons)
 
 
+@pytest.mark.parametrize("lag", [0, 3, 10, 20])
+def test_short_laps_with_poses_that_lag_behind_the_images_lose_no_frame(lag):
+    """A bag of 1.5 s in a loop to a machine that is behind: poses, of which there are more, are taken later."""
+    feed = Feed(frame_queue=20)
+    images = [e for e in drive(0, 4, 500) if e[0] != EGO] * 8
+    poses = [(EGO, START + (500 * i + ms) * MS) for i in range(4) for ms in (-20, 0, 20, 40)] * 8
+    for index in range(len(poses) + lag):
+        feed.give(poses[index - lag : index - lag + 1] if index >= lag else [])
+        feed.give(images[:1])
+        del images[:1]
+    feed.give(images)
+    feed.end()
+    lost = feed.stream.frame_drops
+    assert set(lost) <= {"time_jump"} and lost.get("time_jump", 0) <= 2 * 7
+    assert [bool(reason) for reason in feed.reasons].count(True) == 7
+    assert all(number == 0 for number, reason in zip(feed.numbers, feed.reasons) if reason)
+
+
 def test_cameras_alone_decide_where_no_pose_moves():
     feed = Feed(fixed_frame="base_link")
     laps = [e for e in drive(0, 20) if e[0] != EGO]
