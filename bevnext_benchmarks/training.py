@@ -7,7 +7,6 @@ Needs the checkout. ``--only`` names one case; the CPU's peak memory holds what 
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch.utils.benchmark import Measurement, Timer
 
 from bevnext_benchmarks.measure import peak_memory
 from bevnext_core.config import ModelConfig, load_config
+from bevnext_core.files import Parser
 from bevnext_core.machine import machine
 from bevnext_core.network.bevnext import BEVNeXt
 from training.run.gradient_checkpointing import enable_checkpointing
@@ -70,7 +70,7 @@ def measure(step: TrainingForward, batch: Any, device: str, bf16: bool, seconds:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = Parser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--config", required=True)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu")

@@ -1,17 +1,12 @@
 """Checkpoints: this project's own (safetensors with the configuration inside) and the published ``.pth`` files.
 
-No checkpoint is ever unpickled freely: safetensors holds tensors only, and ``.pth`` files are read with
-``weights_only=True``, which refuses any other type.
+No checkpoint is ever unpickled freely: safetensors holds tensors only, and ``.pth`` files are read by
+:mod:`bevnext_core.torch_files`.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-import pickletools
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +28,7 @@ from bevnext_core.errors import CheckpointError
 from bevnext_core.files import atomic_path
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.published_names import published_names
+from bevnext_core.torch_files import existing_file, is_pytorch_file, listed, safe_torch_load, what_it_is
 
 FORMAT = "bevnext-1"
 
@@ -71,10 +67,8 @@ def load_checkpoint(path: str | Path, expected: ModelConfig | None = None) -> BE
 
 def read_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Configuration and weights of a checkpoint of this project."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no such checkpoint: {path}")
-    if _is_pytorch_file(path):
+    path = existing_file(path)
+    if is_pytorch_file(path):
         safe_torch_load(path)  # names a type that could run code; converting would be refused too
         raise CheckpointError(
             f"{path} is a PyTorch file, not a checkpoint of this project: convert a published one with "
@@ -84,8 +78,11 @@ def read_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors, it may be damaged: {error}") from None
+    except (safetensors.SafetensorError, OSError, ValueError):
+        what = what_it_is(path)
+        if not what or "safetensors" in what:
+            what = "is damaged, or no checkpoint: download it again"
+        raise CheckpointError(f"{path} {what}") from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of this project (format {metadata.get('format')!r})")
     try:
@@ -110,8 +107,11 @@ def import_published(
         One line that says what was imported.
 
     Raises:
-        CheckpointError: listing missing, unknown and misshapen entries by their published names.
+        CheckpointError: the file is something else (says what), or missing, unknown and misshapen entries by their
+            published names.
     """
+    if _own_format(path := existing_file(path)) == FORMAT:
+        raise CheckpointError(f"{path} is a checkpoint of this project already: there is nothing to convert")
     published = _strip_prefix(_state_dict(path, safe_torch_load(path)))
     if config is None:
         has_fusion = any(name.startswith("img_bev_encoder_backbone.fusion_layer.") for name in published)
@@ -131,71 +131,13 @@ def import_published(
     return f"{config.name}: {len(state)} entries, {count / 1e6:.1f} M values -> {out}"
 
 
-def safe_torch_load(path: str | Path) -> Any:
-    """``torch.load`` that only ever builds tensors and plain containers.
-
-    Raises:
-        CheckpointError: when the file is missing, damaged, or holds another type (which is named).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no such checkpoint: {path}")
+def _own_format(path: Path) -> str | None:
+    """The format that a safetensors file names; None: it is none."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what is refused below needs no warning
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
-        refusal = str(error) if isinstance(error, pickle.UnpicklingError) else ""
-        found = re.search(r"GLOBAL ([\w.]+)", refusal) or re.search(r"class [`']?([\w.]+)", refusal)
-        types = [found[1]] if found else _types_in_pickle(path)
-        if types:
-            raise CheckpointError(
-                f"{path} holds an object of type {', '.join(types)}; only tensors and plain values are loaded, "
-                f"because other types can run code"
-            ) from None
-        raise CheckpointError(
-            f"{path} is no PyTorch checkpoint or is damaged: {_first_line(error)}"
-        ) from None
-
-
-def _is_pytorch_file(path: Path) -> bool:
-    """A zip archive or a pickle. A safetensors file may begin like one too, but its ninth byte opens a JSON header."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    return head[8:] != b"{" and (zipfile.is_zipfile(path) or head[:1] == b"\x80")
-
-
-def _types_in_pickle(path: Path) -> list[str]:
-    """What a plain pickle would import, read off its instructions without running them."""
-    data = path.read_bytes()
-    types: dict[str, None] = {}
-    strings: list[str] = []
-    memo: dict[Any, str] = {}
-    try:
-        for opcode, argument, _ in pickletools.genops(data if data[:1] == b"\x80" else b""):
-            if opcode.name == "GLOBAL":
-                types[str(argument).replace(" ", ".")] = None
-            elif opcode.name == "STACK_GLOBAL":
-                types[".".join(strings[-2:])] = None
-            elif isinstance(argument, str):
-                strings.append(argument)
-            elif opcode.name == "MEMOIZE":
-                memo[len(memo)] = strings[-1] if strings else ""
-            elif "BINGET" in opcode.name:
-                strings.append(memo.get(argument, ""))
-    except ValueError:
-        pass  # no pickle, or its rest is missing
-    return list(types)
+        with safetensors.safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format"))
+    except (safetensors.SafetensorError, OSError, ValueError):
+        return None
 
 
 def _state_dict(path: str | Path, data: Any) -> dict[str, Tensor]:
@@ -224,6 +166,12 @@ def _check_entries(
     path: str | Path, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], config: str
 ) -> None:
     faults = []
+    fitting = sum(name in state for name in shapes)
+    if fitting < len(shapes) / 2:
+        raise CheckpointError(
+            f"{path} is no checkpoint of '{config}': of the network's {len(shapes)} entries it has {fitting}, and "
+            f"{len(state) - fitting} others ({listed([n for n in state if n not in shapes], 3) or 'none'})"
+        )
     missing = [name for name in shapes if name not in state]
     unknown = [name for name in state if name not in shapes]
     misshapen = [
@@ -239,8 +187,4 @@ def _check_entries(
 
 
 def _listed(what: str, names: list[str]) -> str:
-    return f"{len(names)} {what}: {', '.join(names)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{len(names)} {what}: {listed(names, 20)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bevnext_core.errors import BevnextError
 
@@ -41,6 +43,14 @@ def cache_directory() -> Path:
 def user_path(path: str | Path) -> Path:
     """``path`` with a leading ``~`` (or ``~user``, where there is such a user) as the home folder."""
     return Path(os.path.expanduser(path))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of options whose values may begin with ``~``, also where no shell expands it (``--out=~/x``)."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", None, os.path.expanduser)
 
 
 @contextmanager

@@ -66,7 +66,8 @@ def camera_parameters(text):
 
 def start(context):
     """The actions, once the arguments are known."""
-    value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    # no shell expands params:=~/rig.yaml
+    value = {name: os.path.expanduser(LaunchConfiguration(name).perform(context)) for name, _, _ in ARGUMENTS}
     overrides = {name: value[name] for name in ("checkpoint", "model", "device") if value[name]}
     if value["cameras"]:
         overrides.update(camera_parameters(value["cameras"]))

@@ -9,10 +9,8 @@ differ by the tolerance. Ends with exit code 0 if all have one.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from scipy.spatial.distance import cdist
 
 from bevnext_core.errors import BevnextError
 from bevnext_core.evaluation.submission import read_submission
+from bevnext_core.files import Parser, user_path
 
 Groups = dict[tuple[str, str, str], np.ndarray]
 
@@ -52,9 +51,9 @@ def compare(first: Groups, second: Groups, tolerance: float) -> tuple[int, int, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="whether two submissions hold the same boxes, in any order")
-    parser.add_argument("first", type=Path)
-    parser.add_argument("second", type=Path)
+    parser = Parser(description="whether two submissions hold the same boxes, in any order")
+    parser.add_argument("first", type=user_path)
+    parser.add_argument("second", type=user_path)
     parser.add_argument("--tolerance", type=float, default=1e-5, help="default: %(default)s")
     args = parser.parse_args(argv)
     try:

@@ -28,7 +28,7 @@ from bevnext_core.errors import BevnextError, one_line  # noqa: E402
 from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes  # noqa: E402
 from bevnext_core.evaluation.metric import Evaluation, evaluate  # noqa: E402
 from bevnext_core.evaluation.submission import make_submission, write_submission  # noqa: E402
-from bevnext_core.files import atomic_path  # noqa: E402
+from bevnext_core.files import Parser, atomic_path  # noqa: E402
 from training.data.dataset import TrainingDataset  # noqa: E402
 from training.data.index import open_index  # noqa: E402
 from training.run.ablations import (  # noqa: E402
@@ -53,7 +53,7 @@ GUESSES = {
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Score a stream with parts taken away.")
+    parser = Parser(description="Score a stream with parts taken away.")
     add = parser.add_argument
     add("--checkpoint", required=True)
     add("--dataroot", required=True)

@@ -22,10 +22,11 @@ from bevnext_core.errors import BevnextError, one_line  # noqa: E402
 from bevnext_core.evaluation.distributed import join_processes, leave_processes  # noqa: E402
 from bevnext_core.evaluation.metric import format_table, write_evaluation  # noqa: E402
 from bevnext_core.evaluation.split import SplitTask, score_split  # noqa: E402
+from bevnext_core.files import Parser  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Detect in a nuScenes split and score it.")
+    parser = Parser(description="Detect in a nuScenes split and score it.")
     add = parser.add_argument
     add("--checkpoint", required=True)
     add("--dataroot", required=True)

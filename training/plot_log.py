@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ if str(ROOT) not in sys.path:  # run from a source tree, without installing
     sys.path.insert(0, str(ROOT))
 
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
-from bevnext_core.files import atomic_path  # noqa: E402
+from bevnext_core.files import Parser, atomic_path, user_path  # noqa: E402
 
 LINE = re.compile(
     r"step (\d+)/\d+ loss [\d.]+ \(heat ([\d.]+) box ([\d.]+) depth ([\d.]+)(?: perspective ([\d.]+))?\)"
@@ -88,9 +87,9 @@ def draw(runs: list[Curves], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Draw the losses of training runs.")
-    parser.add_argument("logs", nargs="+", type=Path, metavar="LOG")
-    parser.add_argument("--out", type=Path, required=True, metavar="PNG")
+    parser = Parser(description="Draw the losses of training runs.")
+    parser.add_argument("logs", nargs="+", type=user_path, metavar="LOG")
+    parser.add_argument("--out", type=user_path, required=True, metavar="PNG")
     options = parser.parse_args(arguments)
     try:
         draw([read_log(path) for path in options.logs], options.out)

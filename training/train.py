@@ -41,7 +41,7 @@ from bevnext_core.config import (  # noqa: E402
 )
 from bevnext_core.errors import BevnextError, CheckpointError, ConfigError, DatasetError, one_line  # noqa: E402
 from bevnext_core.evaluation.distributed import Processes, join_processes, leave_processes  # noqa: E402
-from bevnext_core.files import atomic_path  # noqa: E402
+from bevnext_core.files import Parser, atomic_path  # noqa: E402
 from bevnext_core.network.bevnext import BEVNeXt  # noqa: E402
 from training.data.cbgs import balanced_frames  # noqa: E402
 from training.data.dataset import DatasetOptions, TrainingDataset, join_samples  # noqa: E402
@@ -80,7 +80,7 @@ NOT_PART_OF_THE_RUN = {"resume", "dry_run", "work_dir", "index_dir", "workers", 
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train BEVNeXt on nuScenes.")
+    parser = Parser(description="Train BEVNeXt on nuScenes.")
     add = parser.add_argument
     add("--stage", type=int, choices=(1, 2), required=True)
     add("--config", help="model configuration (YAML); default: the published one of the stage")

@@ -6,7 +6,6 @@ imported when it is called, so that ``bevnext --help`` does not wait for torch.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import importlib.metadata
@@ -18,6 +17,7 @@ from typing import Any
 from bevnext_core.cli import registry
 from bevnext_core.cli.registry import COMMANDS
 from bevnext_core.errors import BevnextError, one_line
+from bevnext_core.files import Parser
 from bevnext_core.threads import prepare_threads, use_threads
 
 EXIT_ERROR = 2
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"unknown command '{name}'; {hint}")
     try:
         module = _load(name)
-        parser = argparse.ArgumentParser(prog=f"bevnext {name}", description=COMMANDS[name].summary)
+        parser = Parser(prog=f"bevnext {name}", description=COMMANDS[name].summary)
         module.add_arguments(parser)
         if getattr(module, "COMPUTES", False):
             parser.add_argument(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bevnext_core.errors import DatasetError, one_line
+from bevnext_core.files import user_path
 
 
 def load_tables(dataroot: str | Path, version: str) -> Any:
@@ -19,7 +20,7 @@ def load_tables(dataroot: str | Path, version: str) -> Any:
         DatasetError: no such folder, no tables, unknown version (lists what there is), damaged tables, or the
             devkit is not installed (says how to).
     """
-    root = Path(dataroot).expanduser()
+    root = user_path(dataroot)
     if not root.is_dir():
         raise DatasetError(f"no such dataroot: {root}")
     versions = sorted(path.parent.name for path in root.glob("*/scene.json"))

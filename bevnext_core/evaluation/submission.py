@@ -14,7 +14,7 @@ from bevnext_core.boxes import nuscenes_from_boxes
 from bevnext_core.classes import CLASSES
 from bevnext_core.detections import Detections
 from bevnext_core.errors import BevnextError, one_line
-from bevnext_core.files import atomic_path
+from bevnext_core.files import atomic_path, user_path
 
 MAX_BOXES = 500
 """Boxes per sample that the official evaluation accepts."""
@@ -153,7 +153,7 @@ def read_submission(path: str | Path) -> dict[str, Any]:
     Raises:
         SubmissionError: missing file, no JSON, or what :func:`check_submission` finds; names the file.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         submission = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bevnext_core.config import ModelConfig, config_from_mapping, config_to_mapping, network_differences
 from bevnext_core.errors import BevnextError
-from bevnext_core.files import atomic_path
+from bevnext_core.files import atomic_path, user_path
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import autocast, for_inference
@@ -198,7 +198,8 @@ def read_description(path: str | Path) -> dict[str, Any]:
     Raises:
         ExportError: the file is missing, damaged or no package of this project.
     """
-    if not Path(path).is_file():
+    path = user_path(path)
+    if not path.is_file():
         raise ExportError(f"no such package: {path}")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -220,6 +221,7 @@ def load_package(path: str | Path, device: str | torch.device, precision: str = 
     Raises:
         ExportError: the file is no package, or it is for another device, precision or version of PyTorch.
     """
+    path = user_path(path)
     description = read_description(path)
     device = torch.device(device)
     for what, have, want in (

@@ -19,6 +19,7 @@ import numpy as np
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.errors import BevnextError, DatasetError, one_line
+from bevnext_core.files import Parser
 from bevnext_core.geometry import rigid
 from bevnext_ros.bags.writer import FORMS, STORAGES, BagError, BagWriter
 from bevnext_ros.messages.conversions import (
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``ros2 run bevnext_ros nuscenes_to_bag``."""
-    parser = argparse.ArgumentParser(prog="nuscenes_to_bag", description=str(__doc__).splitlines()[0])
+    parser = Parser(prog="nuscenes_to_bag", description=str(__doc__).splitlines()[0])
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bevnext_core.errors import one_line
+from bevnext_core.files import user_path
 from bevnext_ros.bags.storage import BagFile, RecordedTopic, bag_files, open_file, unpacked
 from bevnext_ros.bags.types import make_typestore
 from bevnext_ros.bags.writer import BagError
@@ -45,7 +46,7 @@ class BagReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.others: dict[str, str] = {}
         """Encoding of each topic that is recorded in another one than CDR only."""
         self._files: list[BagFile] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bevnext_core.errors import BevnextError, one_line
+from bevnext_core.files import user_path
 from bevnext_ros.bags.types import make_typestore
 from bevnext_ros.messages.factory import RosbagsFactory
 
@@ -51,7 +52,7 @@ class BagWriter:
     """
 
     def __init__(self, path: str | Path, distro: str = "any", storage: str = "") -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         if distro not in FORMS:
             raise BagError(f"the ROS distribution must be one of {', '.join(FORMS)}, got '{distro}'")
         if storage and storage not in STORAGES:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise BevnextError(f"--seed must not be negative, but is {args.seed}")
     order = Order(
-        Path(args.out).expanduser(), args.split, args.seed, args.scenes, args.image_size, bool(args.sweeps)
+        Path(args.out), args.split, args.seed, args.scenes, args.image_size, bool(args.sweeps)
     )
     with tqdm(total=order.scenes * order.key_frames, unit="key frame", disable=None) as bar:
 

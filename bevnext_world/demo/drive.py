@@ -64,13 +64,13 @@ def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Dri
         raise DatasetError(f"a drive has at least 2 key frames, not {key_frames}")
     from tqdm import tqdm
 
-    from bevnext_core.files import cache_directory
+    from bevnext_core.files import cache_directory, user_path
     from bevnext_world.recording.generate import Order, default_workers, generate
     from bevnext_world.recording.splits import SPLITS, WORLD_VERSION, scene_names
 
     size = "x".join(map(str, IMAGE_SIZE))
     name = f"{NAME.lower().replace(' ', '-')}-world{WORLD_VERSION}-seed{SEED}-{size}-{key_frames}"
-    out = Path(folder).expanduser() if folder else cache_directory() / "drives" / name
+    out = user_path(folder) if folder else cache_directory() / "drives" / name
     (scene,) = scene_names(SPLIT, 1)
     order = Order(out, SPLIT, SEED, 1, IMAGE_SIZE, True, key_frames)
     with tqdm(total=key_frames, desc="making the drive", unit="key frame", disable=None) as bar:

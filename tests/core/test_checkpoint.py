@@ -7,7 +7,6 @@ import json
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -176,9 +175,3 @@ def test_a_pytorch_file_is_pointed_to_the_importer(entries: dict[str, Tensor], t
     torch.save(entries, tmp_path / "published.pth")
     with pytest.raises(CheckpointError, match="bevnext import-checkpoint"):
         Detector.from_checkpoint(tmp_path / "published.pth")
-
-
-def test_numpy_scalars_in_meta_are_refused_by_name(entries: dict[str, Tensor], tmp_path: Path) -> None:
-    torch.save({"state_dict": entries, "meta": {"best": np.float64(0.5)}}, tmp_path / "numpy.pth")
-    with pytest.raises(CheckpointError, match="type numpy"):
-        import_published(tmp_path / "numpy.pth", tmp_path / "out.safetensors", SMALL2)

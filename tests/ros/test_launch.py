@@ -94,6 +94,7 @@ def test_by_default_the_node_starts_with_its_file_and_the_profile(launch):
     "argument, value, parameter, expected",
     [
         ("checkpoint", "/a/net.safetensors", "checkpoint", "/a/net.safetensors"),
+        ("checkpoint", "~/net.safetensors", "checkpoint", os.path.expanduser("~/net.safetensors")),
         ("model", "/a/model.yaml", "model", "/a/model.yaml"),
         ("device", "cuda:1", "device", "cuda:1"),
         ("cameras", "a, b,c", "cameras", ["a", "b", "c"]),

@@ -24,7 +24,7 @@ from bevnext_core.datasets.ground_truth import GroundTruth
 from bevnext_core.datasets.nuscenes import LIDAR, NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.errors import DatasetError, FrameError, one_line
-from bevnext_core.files import atomic_path, cache_directory
+from bevnext_core.files import atomic_path, cache_directory, user_path
 from bevnext_core.geometry import rigid
 
 SOURCES = tuple(
@@ -97,7 +97,7 @@ def open_index(
     Raises:
         DatasetError: as :func:`bevnext_core.datasets.nuscenes.load_tables`, or the folder cannot be written.
     """
-    root = Path(dataroot).expanduser().resolve()
+    root = user_path(dataroot).resolve()
     if not (root / version).is_dir():
         load_tables(root, version)  # says what is wrong
     key = index_key(root, version)
