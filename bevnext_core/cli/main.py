@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "--threads", type=int, metavar="N", help="computing threads (default: OMP_NUM_THREADS, or all cores)"
             )
         given = parser.parse_args(arguments[1:])
-        use_threads(getattr(given, "threads", None))
+        use_threads(getattr(given, "threads", None) or None)  # 0, too: as many as there are
         code = int(module.run(given))
         sys.stdout.flush()
         return code
