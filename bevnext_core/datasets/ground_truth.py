@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +45,6 @@ class GroundTruth:
     def select(self, mask: np.ndarray) -> GroundTruth:
         """Those where ``mask`` (``[M]`` bool) is true."""
         keep = np.flatnonzero(np.asarray(mask, bool))
-        return GroundTruth(
-            self.boxes[keep],
-            self.labels[keep],
-            self.class_names,
-            tuple(self.attributes[i] for i in keep),
-            self.num_lidar_points[keep],
-            self.num_radar_points[keep],
-            tuple(self.annotation_tokens[i] for i in keep),
-        )
+        names = ("boxes", "labels", "num_lidar_points", "num_radar_points")
+        tuples = {name: tuple(getattr(self, name)[i] for i in keep) for name in ("attributes", "annotation_tokens")}
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in names}, **tuples)

@@ -220,15 +220,6 @@ def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
         "boxes": evaluation.boxes,
         **evaluation.summary,
     }
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False), encoding="utf-8")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return value
-    return None if math.isnan(value) else float(value) if isinstance(value, float) else value
+        temporary.write_text(json.dumps(finite, indent=2), encoding="utf-8")

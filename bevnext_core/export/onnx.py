@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 import bevnext_core.network.crf as crf_module
 from bevnext_core.export.noise_drive import network_inputs
-from bevnext_core.export.package import EncodeProgram, ExportError
+from bevnext_core.export.package import ExportError, example_inputs
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras
 from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.programs import MAPS, EncodeProgram, flat_maps
 from bevnext_core.ops.crf.plain import mean_field_plain
 
 OPSET = 20
@@ -65,18 +66,10 @@ class OnnxDetect(nn.Module):
     def forward(
         self, bev: Tensor, depth: Tensor, context: Tensor, pixels: Tensor, seen: Tensor
     ) -> tuple[Tensor, ...]:
-        tasks = self.maps(bev, depth, context, pixels, seen)
-        return tuple(value for task in tasks for value in task.values())
-
-    def maps(
-        self, bev: Tensor, depth: Tensor, context: Tensor, pixels: Tensor, seen: Tensor
-    ) -> list[dict[str, Tensor]]:
-        """The head maps by task and name."""
-        present = EncodedCameras(depth, context)
         attention: Any = self.model.refinement.attention
         attention.project = lambda geometry: (pixels, seen)
         try:
-            return self.model.detect(bev, present, None).tasks  # type: ignore[arg-type]
+            return flat_maps(self.model.detect(bev, EncodedCameras(depth, context), None))  # type: ignore[arg-type]
         finally:
             del attention.project
 
@@ -122,14 +115,13 @@ def export_onnx(model: BEVNeXt, path: str | Path) -> dict[str, float | None]:
     programs: dict[str, nn.Module] = {
         "encode": EncodeProgram(model),
         "lift": OnnxLift(model),
-        "detect": (detect := OnnxDetect(model)),
+        "detect": OnnxDetect(model),
     }
     traced, other = onnx_inputs(model, 0), onnx_inputs(model, 5)
-    maps = detect.maps(*other["detect"].values())
     outputs = {
         "encode": ["depth", "context"],
         "lift": ["bev"],
-        "detect": [f"{name}_{index}" for index, task in enumerate(maps) for name in task],
+        "detect": [f"{name}_{index}" for index in range(len(model.config.tasks)) for name in MAPS],
     }
     found: dict[str, float | None] = {}
     for name, program in programs.items():
@@ -158,24 +150,15 @@ def export_onnx(model: BEVNeXt, path: str | Path) -> dict[str, float | None]:
 def onnx_inputs(model: BEVNeXt, start: int) -> dict[str, dict[str, Tensor]]:
     """Named inputs of each file for one frame of a noise drive."""
     images, colors, geometry = network_inputs(model.config, start=start)
-    parameters = geometry.camera_parameters().flatten(0, 2)
-    encoded = model.encode(images, colors, parameters)
-    cells = onnx_cells(model, geometry)
-    lifted = model.lift(encoded, model.view_transform.plan(geometry)).contiguous()
-    bev = torch.cat([lifted * (1 - 0.05 * index) for index in range(model.config.history.frames + 1)], 1)
+    given = example_inputs(model, images, colors, geometry)
+    bev, depth, context = given["detect"][:3]
     attention = model.refinement.attention
     assert attention is not None
     pixels, seen = attention.project(geometry)
     return {
-        "encode": {"images": images, "colors": colors, "camera_parameters": parameters},
-        "lift": {"depth": encoded.depth, "context": encoded.context, "cells": cells},
-        "detect": {
-            "bev": bev,
-            "depth": encoded.depth,
-            "context": encoded.context,
-            "pixels": pixels,
-            "seen": seen,
-        },
+        "encode": dict(zip(("images", "colors", "camera_parameters"), given["encode"], strict=True)),
+        "lift": {"depth": depth, "context": context, "cells": onnx_cells(model, geometry)},
+        "detect": {"bev": bev, "depth": depth, "context": context, "pixels": pixels, "seen": seen},
     }
 
 

@@ -8,6 +8,7 @@ cameras. Lifting stays outside: its plan depends on the pose, and its operators 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -20,65 +21,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bevnext_core.config import ModelConfig, config_from_mapping, config_to_mapping, network_differences
+from bevnext_core.config import config_from_mapping, config_to_mapping, network_differences
 from bevnext_core.errors import BevnextError
 from bevnext_core.files import atomic_path, user_path
-from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
+from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import autocast, for_inference
+from bevnext_core.network.programs import DetectProgram, EncodeProgram, ProgramNetwork, geometry_tensors
 
 FORMAT = "bevnext-package-2"
 PROGRAMS = ("encode", "detect")
 DESCRIPTION = "bevnext.json"
-GEOMETRY = ("rotation", "translation", "intrinsics", "image_rotation", "image_translation", "bda", "valid")
 
 
 class ExportError(BevnextError):
     """A package cannot be made, read, or used with this network, device, precision or version of PyTorch."""
-
-
-# -------------------------------------------------------------------------------------------- programs
-class EncodeProgram(nn.Module):
-    """``BEVNeXt.encode`` with tensors in and out: depth, context."""
-
-    def __init__(self, model: BEVNeXt, precision: str = "fp32", device: str = "cpu") -> None:
-        super().__init__()
-        self.model, self.precision, self.device = model, precision, device
-
-    def forward(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> tuple[Tensor, Tensor]:
-        with autocast(self.device, self.precision):
-            encoded = self.model.encode(images, colors, camera_parameters)
-        return encoded.depth, encoded.context
-
-
-class DetectProgram(nn.Module):
-    """``BEVNeXt.detect`` with tensors in and out: the head maps, task by task, in the order of :func:`map_names`."""
-
-    def __init__(self, model: BEVNeXt, precision: str = "fp32", device: str = "cpu") -> None:
-        super().__init__()
-        self.model, self.precision, self.device = model, precision, device
-
-    def forward(self, bev: Tensor, depth: Tensor, context: Tensor, *geometry: Tensor) -> tuple[Tensor, ...]:
-        tasks = self.maps(bev, depth, context, *geometry)
-        return tuple(value for task in tasks for value in task.values())
-
-    def maps(self, bev: Tensor, depth: Tensor, context: Tensor, *geometry: Tensor) -> list[dict[str, Tensor]]:
-        """The head maps by task and name."""
-        present = EncodedCameras(depth, context)
-        cameras = CameraGeometry(**dict(zip(GEOMETRY, geometry, strict=True)))
-        with autocast(self.device, self.precision):
-            return self.model.detect(bev, present, cameras).tasks
-
-
-@torch.no_grad()
-def map_names(program: DetectProgram, inputs: tuple[Tensor, ...]) -> list[list[str]]:
-    """Names of each task's head maps, in the order in which the program returns them."""
-    return [list(task) for task in program.maps(*inputs)]
-
-
-def geometry_tensors(geometry: CameraGeometry) -> tuple[Tensor, ...]:
-    """The tensors of a geometry in the order in which the programs take them."""
-    return tuple(getattr(geometry, name) for name in GEOMETRY)
 
 
 @torch.no_grad()
@@ -126,12 +83,12 @@ def export_package(
     # Norms folded into the convolutions; oneDNN's own weights could not be written.
     folded = for_inference(model, packed=False)
     examples = example_inputs(folded, images, colors, geometry, precision)
-    detect = DetectProgram(folded, precision, images.device.type)
-    programs = {"encode": EncodeProgram(folded, precision, images.device.type), "detect": detect}
+    programs = zip(PROGRAMS, (EncodeProgram, DetectProgram), strict=True)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        for name in PROGRAMS:
-            compile_program(programs[name], examples[name], Path(folder) / f"{name}.pt2")
-        description = describe(model, examples, map_names(detect, examples["detect"]), precision)
+        for name, kind in programs:
+            program = kind(folded, precision, images.device.type)
+            compile_program(program, examples[name], Path(folder) / f"{name}.pt2")
+        description = describe(model, examples, precision)
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr(DESCRIPTION, json.dumps(description, indent=1))
             for name in PROGRAMS:
@@ -139,10 +96,8 @@ def export_package(
     return description
 
 
-def describe(
-    model: BEVNeXt, examples: dict[str, tuple[Tensor, ...]], maps: list[list[str]], precision: str
-) -> dict[str, Any]:
-    """What a package has to say about itself; ``maps`` are the names of each task's head maps, in order."""
+def describe(model: BEVNeXt, examples: dict[str, tuple[Tensor, ...]], precision: str) -> dict[str, Any]:
+    """What a package has to say about itself."""
     return {
         "format": FORMAT,
         "torch": torch.__version__,
@@ -151,7 +106,6 @@ def describe(
         "config": config_to_mapping(model.config),
         "weights": weights_digest(model),
         "inputs": {name: [_layout(value) for value in examples[name]] for name in PROGRAMS},
-        "maps": maps,
     }
 
 
@@ -249,18 +203,14 @@ def load_package(path: str | Path, device: str | torch.device, precision: str = 
     return Package(description, programs)
 
 
-class ExportedNetwork(BEVNeXt):
-    """A network whose :meth:`encode` and :meth:`detect` are a package's programs; the rest is ``model``'s own.
-
-    Takes the place of ``model`` in :class:`~bevnext_core.detector.Detector`, which it shares all modules with.
+class ExportedNetwork(ProgramNetwork):
+    """A network that a package's programs run.
 
     Raises:
         ExportError: the package was made from another network or from other weights.
     """
 
     def __init__(self, model: BEVNeXt, package: Package) -> None:
-        nn.Module.__init__(self)
-        self.config: ModelConfig = model.config
         made_for = config_from_mapping(package.description["config"], "the package")
         different = network_differences(made_for, model.config)
         if different:
@@ -270,21 +220,10 @@ class ExportedNetwork(BEVNeXt):
             )
         if package.description["weights"] != weights_digest(model):
             raise ExportError("the package was made from other weights than the network's")
-        for name, module in model.named_children():
-            self.add_module(name, module)
         self.package = package
-        self.train(False)
+        super().__init__(model, *(functools.partial(self._call, name) for name in PROGRAMS))
 
-    def encode(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> EncodedCameras:
-        return EncodedCameras(*self._call("encode", (images, colors, camera_parameters)))
-
-    def detect(self, bev: Tensor, present: EncodedCameras, geometry: CameraGeometry) -> HeadMaps:
-        inputs = (bev, present.depth, present.context, *geometry_tensors(geometry))
-        values = iter(self._call("detect", inputs))
-        tasks = [{name: next(values) for name in names} for names in self.package.description["maps"]]
-        return HeadMaps(tasks, present.depth)
-
-    def _call(self, name: str, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _call(self, name: str, *inputs: Tensor) -> Sequence[Tensor]:
         # The compiled code trusts shapes, types and strides.
         layouts = self.package.description["inputs"][name]
         laid_out = []

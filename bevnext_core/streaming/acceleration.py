@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bevnext_core.config import ModelConfig
 from bevnext_core.errors import ConfigError
-from bevnext_core.export.package import DetectProgram, EncodeProgram, ExportedNetwork, geometry_tensors
-from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
-from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.network.heads import REGRESSION
+from bevnext_core.export.package import ExportedNetwork
+from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_core.network.programs import DetectProgram, EncodeProgram, Program, ProgramNetwork
 
-Program = Callable[..., tuple[Tensor, ...]]
 CompileMode = Literal["default", "reduce-overhead", "graphs"]
 """``torch.compile``; the same with its CUDA graphs; or CUDA graphs of the network as it is, without a compiler."""
 
@@ -38,12 +35,11 @@ def accelerated(model: BEVNeXt, precision: str, mode: CompileMode) -> BEVNeXt:
     return AcceleratedNetwork(model, precision, mode)
 
 
-class AcceleratedNetwork(BEVNeXt):
-    """A network whose :meth:`encode` and :meth:`detect` are compiled, or recorded as CUDA graphs, or both.
+class AcceleratedNetwork(ProgramNetwork):
+    """A network whose programs are compiled, or recorded as CUDA graphs, or both.
 
-    Lifting stays as it is: its plan comes from the pose, and its operators are compiled already. Where something
-    fails (no compiler, no CUDA, an operator that cannot be recorded) one line in the log says so, and the program
-    goes on as ``model`` has it. Takes the place of ``model`` in a detector, and shares all modules with it.
+    Where something fails (no compiler, no CUDA, an operator that cannot be recorded) one line in the log says so, and
+    the program goes on as ``model`` has it.
 
     Args:
         precision: of the convolutions, ``fp32``, ``bf16`` or ``fp16``.
@@ -51,28 +47,13 @@ class AcceleratedNetwork(BEVNeXt):
     """
 
     def __init__(self, model: BEVNeXt, precision: str, mode: CompileMode) -> None:
-        nn.Module.__init__(self)
-        self.config: ModelConfig = model.config
-        for name, module in model.named_children():
-            self.add_module(name, module)
-        self.train(False)
         device = next(model.parameters()).device.type
-        self._encode, self._detect = (
-            Accelerated(part(model, precision, device), name, mode)
-            for part, name in ((EncodeProgram, "encode"), (DetectProgram, "detect"))
-        )
+        programs = {"encode": EncodeProgram, "detect": DetectProgram}
+        parts = (Accelerated(kind(model, precision, device), name, mode) for name, kind in programs.items())
+        super().__init__(model, *parts)
         # A number of samples that depends on the data can neither be recorded nor compiled in one piece.
         if self.refinement.attention is not None:
             self.refinement.attention.dense = mode == "graphs" or device == "cuda"
-
-    def encode(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> EncodedCameras:
-        return EncodedCameras(*self._encode(images, colors, camera_parameters))
-
-    def detect(self, bev: Tensor, present: EncodedCameras, geometry: CameraGeometry) -> HeadMaps:
-        inputs = (bev, present.depth, present.context, *geometry_tensors(geometry))
-        values = iter(self._detect(*inputs))
-        tasks = [{name: next(values) for name in ("heatmap", *REGRESSION)} for _ in self.config.tasks]
-        return HeadMaps(tasks, present.depth)
 
 
 class Accelerated:
@@ -89,7 +70,7 @@ class Accelerated:
         if mode != "graphs":
             self._fast = torch.compile(program, dynamic=False, mode=mode)
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         if self._fast is None:
             return self._plain(*inputs)
         try:
@@ -133,7 +114,7 @@ class Graph:
         return tuple(output.clone() for output in self._outputs)
 
 
-def record(program: Program, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+def record(program: Program, inputs: tuple[Tensor, ...]) -> tuple[Sequence[Tensor], Callable[[], None]]:
     """Record ``program`` on these very inputs as a CUDA graph -> its outputs, and what computes them again."""
     device = inputs[0].device
     # Weights that autocast keeps in half precision from before the recording would be gone when it is replayed.

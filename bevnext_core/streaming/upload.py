@@ -11,9 +11,6 @@ from torch import Tensor
 
 from bevnext_core.network.camera_geometry import CameraGeometry
 
-_MATRICES = {"rotation": 9, "translation": 3, "intrinsics": 9, "image_rotation": 9, "image_translation": 3}
-"""Parts of a geometry by camera, and their numbers of values."""
-
 
 class Uploader:
     """Copies to ``device``. What it returns may be used on the current stream at once, and keeps no host memory busy.
@@ -55,7 +52,7 @@ class Uploader:
         """``geometry`` on the device, in one copy."""
         if self._stream is None:
             return geometry.to(self.device)
-        return unpacked(self(packed(geometry)), tuple(geometry.rotation.shape[:3]))
+        return unpacked(self(packed(geometry)), geometry)
 
     def _handed_over(self, moved: Tensor) -> Tensor:
         """The current stream waits for the copy, and the memory is its until it is done with it."""
@@ -67,17 +64,10 @@ class Uploader:
 
 def packed(geometry: CameraGeometry) -> Tensor:
     """All of a geometry in one float32 vector."""
-    matrices = [getattr(geometry, name).flatten(3).float() for name in _MATRICES]
-    cameras = torch.cat([*matrices, geometry.valid.unsqueeze(3).float()], 3)
-    return torch.cat([cameras.flatten(), geometry.bda.flatten().float()])
+    return torch.cat([value.flatten().float() for value in vars(geometry).values()])
 
 
-def unpacked(values: Tensor, shape: tuple[int, ...]) -> CameraGeometry:
-    """The geometry of :func:`packed`; ``shape`` is (B, F, N)."""
-    cameras, bda = values[: -9 * shape[0]], values[-9 * shape[0] :]
-    parts = cameras.view(*shape, -1).split([*_MATRICES.values(), 1], 3)
-    matrices = {
-        name: part.unflatten(3, (3, 3)) if _MATRICES[name] == 9 else part
-        for name, part in zip(_MATRICES, parts)
-    }
-    return CameraGeometry(**matrices, bda=bda.view(-1, 3, 3), valid=parts[-1].squeeze(3) > 0)
+def unpacked(values: Tensor, like: CameraGeometry) -> CameraGeometry:
+    """The geometry of :func:`packed`, with the shapes and types of ``like``."""
+    parts = zip(vars(like).items(), values.split([value.numel() for value in vars(like).values()]), strict=True)
+    return CameraGeometry(**{name: part.view(value.shape).to(value.dtype) for (name, value), part in parts})

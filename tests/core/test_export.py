@@ -23,19 +23,17 @@ from bevnext_core.detector import Detector
 from bevnext_core.export import noise_drive
 from bevnext_core.export.noise_drive import drive_frame
 from bevnext_core.export.package import (
-    DetectProgram,
-    EncodeProgram,
     ExportedNetwork,
     ExportError,
     Package,
     describe,
     example_inputs,
     load_package,
-    map_names,
     read_description,
 )
 from bevnext_core.frame import CameraFrame
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
+from bevnext_core.network.programs import DetectProgram, EncodeProgram
 
 LIMIT = 1e-4
 """Relative L2 difference of a program's outputs for the same inputs."""
@@ -72,9 +70,8 @@ def model() -> BEVNeXt:
 def uncompiled(model: BEVNeXt) -> Package:
     """A package whose programs are those that would be compiled."""
     examples = example_inputs(model, *inputs(model, 0))
-    encode, detect = EncodeProgram(model), DetectProgram(model)
-    names = map_names(detect, examples["detect"])
-    return Package(describe(model, examples, names, "fp32"), {"encode": encode, "detect": detect})
+    programs = {"encode": EncodeProgram(model), "detect": DetectProgram(model)}
+    return Package(describe(model, examples, "fp32"), programs)
 
 
 def masked(frame: CameraFrame) -> CameraFrame:
