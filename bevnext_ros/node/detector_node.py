@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import platform
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from bevnext_ros.node.diagnostics import Diagnostics, Report, make_diagnostics
 from bevnext_ros.node.inputs import Inputs
 from bevnext_ros.node.outputs import Outputs
 from bevnext_ros.node.parameters import PARAMETERS, Options, Parameter, make_options, shared_names
+from bevnext_ros.node.rate import RateLimit
 from bevnext_ros.node.worker import DetectionWorker, Result
 from bevnext_ros.streams.faults import Faults
 from bevnext_ros.streams.frame_builder import PosedFrame
@@ -58,6 +60,7 @@ class DetectorNode(LifecycleNode):
         self._factory = RclpyFactory()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics = Diagnostics()
+        self._rate = RateLimit()
         self._detector: Any = None
         self._stream: RigStream | None = None
         self._worker: DetectionWorker | None = None
@@ -228,8 +231,10 @@ class DetectorNode(LifecycleNode):
         if worker is None or outputs is None:
             return  # no frame comes: the stream was cleared when they went
         for posed in frames:
-            if self._options.only_when_subscribed and not outputs.is_wanted:
+            if not outputs.are_wanted(self._options):
                 worker.skip(posed, "no_subscriber")
+            elif not self._rate.takes(posed.assembled.stamp_ns, self._options.max_rate):
+                worker.skip(posed, "max_rate")
             else:
                 worker.submit(posed)
 
@@ -281,6 +286,10 @@ class DetectorNode(LifecycleNode):
             published=self._published,
             in_flight=(stream.waiting if stream else 0) + (worker.in_flight if worker else 0),
             note=self._faults.last(),
+            wanted=self._outputs is None or self._outputs.are_wanted(options),
+            bad_cameras=stream.bad_cameras if stream else {},
+            no_output_after=options.no_output_after,
+            max_loss=options.max_loss,
             slow_frame=options.slow_frame,
             slow_frames=options.slow_frames,
         )
@@ -288,8 +297,8 @@ class DetectorNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         statuses = self._diagnostics.statuses(self.report())
         stamp = self.get_clock().now().nanoseconds
-        name = self.get_fully_qualified_name()
-        self._diagnostics_output.publish(make_diagnostics(self._factory, statuses, name, stamp))
+        name, hardware = self.get_fully_qualified_name(), f"{platform.node()} {self._options.device}"
+        self._diagnostics_output.publish(make_diagnostics(self._factory, statuses, name, stamp, hardware))
 
     # ------------------------------------------------------------------------------------- parameters
     def _values(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,10 @@ from bevnext_ros.messages.factory import MessageFactory
 from bevnext_ros.node.worker import STAGES
 
 OK, WARN, ERROR = 0, 1, 2
+EXPECTED = frozenset({"no_subscriber", "deactivated", "max_rate"})
+"""Causes that are no loss: frames that nobody wanted, or that were given up on purpose."""
+_WINDOW_SECONDS = 10.0
+"""Over which the share of lost frames is taken."""
 _LEVELS = {level: bytes([level]) for level in (OK, WARN, ERROR)}
 
 
@@ -26,7 +31,10 @@ class Report:
         ages: seconds since each camera was heard (``None``: never). anchor: the camera without which nothing goes.
         silent_after: age above which a camera is reported.
         drops: frames by cause; image_drops, transform_drops, calibration_drops: messages by cause.
-        seen, published, in_flight: frames. note: the last fault in words.
+        seen, published, in_flight: frames. note: the last fault in words, with its age.
+        wanted: whether somebody subscribes. bad_cameras: what is wrong with a camera's images or calibration.
+        no_output_after: seconds without output, although images come, that are an error.
+        max_loss: share of frames lost above which is warned.
     """
 
     state: str
@@ -43,6 +51,10 @@ class Report:
     published: int = 0
     in_flight: int = 0
     note: str = ""
+    wanted: bool = True
+    bad_cameras: Mapping[str, str] = field(default_factory=dict)
+    no_output_after: float = 5.0
+    max_loss: float = 0.1
     slow_frame: float = 1.0
     slow_frames: int = 10
 
@@ -60,7 +72,8 @@ class Status:
 class Diagnostics:
     """Collects results (from the detector's thread) and reports on them (from the executor's)."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._seconds: list[dict[str, float]] = []
         self._slow_in_a_row = 0
@@ -69,8 +82,9 @@ class Diagnostics:
         self._last_reset = ""
         self._last_reset_stamp_ns = 0
         self._resets = 0
-        self._last_drops: dict[str, int] = {}
-        self._last_time = time.monotonic()
+        self._past: deque[tuple[float, int, dict[str, int]]] = deque()  # time, published, drops
+        self._output_time = self._last_time = clock()
+        self._output_drops: dict[str, int] = {}
 
     def note_result(self, detections: Detections, seconds: Mapping[str, float], slow_frame: float) -> None:
         """One published frame with the duration of each stage."""
@@ -87,18 +101,18 @@ class Diagnostics:
     def statuses(self, report: Report) -> list[Status]:
         """The entries, over the time since the last call."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             elapsed, self._last_time = max(now - self._last_time, 1e-6), now
             seconds, self._seconds = self._seconds, []
             return [
-                self._node(report, len(seconds) / elapsed),
+                self._node(report, len(seconds) / elapsed, now),
                 self._latency(report, seconds),
                 self._cameras(report),
-                self._drops(report),
+                self._drops(report, now),
                 self._history_status(),
             ]
 
-    def _node(self, report: Report, rate: float) -> Status:
+    def _node(self, report: Report, rate: float, now: float) -> Status:
         values = {
             "state": report.state,
             "rate_hz": f"{rate:.2f}",
@@ -106,11 +120,30 @@ class Diagnostics:
             "frames_published": str(report.published),
             "frames_in_flight": str(report.in_flight),
         }
+        coming = any(age is not None and age <= report.silent_after for age in report.ages.values())
+        if rate or not (report.active and report.wanted and coming):
+            self._output_time, self._output_drops = now, dict(report.drops)
         if report.fault:
             return Status("node", ERROR, report.fault, values)
         if not report.active:
             return Status("node", WARN, report.state, values)
+        if not report.wanted:
+            return Status("node", OK, "idle: nobody subscribes to the boxes", values)
+        if now - self._output_time >= report.no_output_after:
+            text = f"no output for {now - self._output_time:.0f} s although images come: {self._why(report)}"
+            return Status("node", ERROR, text, values)
         return Status("node", OK, f"{rate:.1f} frames/s", values)
+
+    def _why(self, report: Report) -> str:
+        """What dropped most since the last output."""
+        lost = _since(report.drops, self._output_drops)
+        if lost:
+            cause = max(lost, key=lost.__getitem__)
+            return f"{cause} {lost[cause]}" + (f" ({report.note})" if report.note else "")
+        age = report.ages.get(report.anchor)
+        if age is None or age > report.silent_after:
+            return f"none of the anchor camera {report.anchor}"
+        return f"{report.in_flight} frames are under way and none comes out"
 
     def _latency(self, report: Report, seconds: list[dict[str, float]]) -> Status:
         values: dict[str, str] = {}
@@ -126,7 +159,8 @@ class Diagnostics:
         if slow:
             text = f"{slow} of {len(seconds)} frames took more than {report.slow_frame:g} s"
             return Status("latency", WARN, text, values)
-        return Status("latency", OK, f"{values.get('total_mean_ms', '-')} ms", values)
+        text = f"{values['total_mean_ms']} ms" if seconds else "no frame in this period"
+        return Status("latency", OK, text, values)
 
     def _cameras(self, report: Report) -> Status:
         values = {f"{n}_age_s": "never" if age is None else f"{age:.2f}" for n, age in report.ages.items()}
@@ -136,26 +170,28 @@ class Diagnostics:
         if report.active and silent:
             level = ERROR if report.anchor in silent or len(silent) == len(report.ages) else WARN
             return Status("cameras", level, f"silent: {', '.join(silent)}", values)
+        if report.active and report.bad_cameras:
+            level = ERROR if report.anchor in report.bad_cameras else WARN
+            return Status("cameras", level, "; ".join(report.bad_cameras.values()), values)
         return Status("cameras", OK, f"{len(report.ages)} cameras", values)
 
-    def _drops(self, report: Report) -> Status:
+    def _drops(self, report: Report, now: float) -> Status:
         values = {cause: str(count) for cause, count in report.drops.items()}
         values |= {f"transforms_{cause}": str(count) for cause, count in report.transform_drops.items()}
-        # frames that nobody wanted, or that were given up on purpose, are no trouble
-        expected = {"no_subscriber", "deactivated"}
-        new = {
-            cause: count - self._last_drops.get(cause, 0)
-            for cause, count in report.drops.items()
-            if count > self._last_drops.get(cause, 0) and cause not in expected
-        }
-        self._last_drops = dict(report.drops)
         if report.note:
             values["last_fault"] = report.note
-        if new:
-            return Status(
-                "drops", WARN, ", ".join(f"{cause} {count}" for cause, count in new.items()), values
-            )
-        return Status("drops", OK, "none", values)
+        self._past.append((now, report.published, dict(report.drops)))
+        while len(self._past) > 2 and self._past[1][0] <= now - _WINDOW_SECONDS:
+            self._past.popleft()
+        begin, published, drops = self._past[0]
+        lost = _since(report.drops, drops)
+        count = sum(lost.values())
+        done = report.published - published + count
+        if not count:
+            return Status("drops", OK, "none", values)
+        causes = ", ".join(f"{cause} {number}" for cause, number in lost.items())
+        text = f"{count} of {done} frames lost in {now - begin:.0f} s: {causes}"
+        return Status("drops", WARN if count > report.max_loss * done else OK, text, values)
 
     def _history_status(self) -> Status:
         values = {
@@ -168,15 +204,23 @@ class Diagnostics:
         return Status("history", OK, f"{self._history} of {self._history_slots} past frames", values)
 
 
-def make_diagnostics(factory: MessageFactory, statuses: list[Status], node: str, stamp_ns: int) -> Any:
-    """diagnostic_msgs/DiagnosticArray; ``node`` is the node's full name."""
+def _since(drops: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    """Frames lost since, by cause; what was expected is none."""
+    lost = {cause: count - before.get(cause, 0) for cause, count in drops.items() if cause not in EXPECTED}
+    return {cause: count for cause, count in lost.items() if count > 0}
+
+
+def make_diagnostics(
+    factory: MessageFactory, statuses: list[Status], node: str, stamp_ns: int, hardware_id: str
+) -> Any:
+    """diagnostic_msgs/DiagnosticArray; ``node`` is the node's full name, ``hardware_id`` what it runs on."""
     items = [
         factory.make(
             "diagnostic_msgs/msg/DiagnosticStatus",
             level=_LEVELS[status.level],
             name=f"{node.lstrip('/')}: {status.name}",
             message=status.message,
-            hardware_id="",
+            hardware_id=hardware_id,
             values=[
                 factory.make("diagnostic_msgs/msg/KeyValue", key=key, value=value)
                 for key, value in status.values.items()

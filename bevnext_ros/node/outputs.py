@@ -30,10 +30,11 @@ class Outputs:
         }
         self._latency = node.create_publisher(message_class("std_msgs/msg/Float64MultiArray"), "~/latency", 10)
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether somebody subscribes to the boxes in any form."""
-        return any(publisher.get_subscription_count() for publisher in self._boxes.values())
+    def are_wanted(self, options: Options) -> bool:
+        """Whether somebody subscribes to the boxes in any form, or they are to be made for nobody too."""
+        return not options.only_when_subscribed or any(
+            publisher.get_subscription_count() for publisher in self._boxes.values()
+        )
 
     def publish(self, result: Result, options: Options) -> dict[str, float]:
         """Publish a frame's boxes -> seconds of each stage, to the end."""

@@ -78,6 +78,9 @@ class Options:
     image_depth: int = _p(5, "QoS of images: queue per camera", (1, 1000))
     overload: Literal["newest", "queue"] = _p("newest", "when frames come too fast: newest wins, or queue")
     overload_queue: int = _p(10, "most frames that wait for the network with overload: queue", (1, 1000))
+    max_rate: float = _p(
+        0.0, "Hz, most frames computed a second, the others are skipped on purpose; 0: no limit", (0, 1000), live=True
+    )
     only_when_subscribed: bool = _p(True, "compute nothing while nobody subscribes to an output", live=True)
     score_threshold: float = _p(0.1, "lowest score published", (0, 1), live=True)
     max_detections: int = _p(200, "most boxes published per frame, best first", (1, 500), live=True)
@@ -86,6 +89,10 @@ class Options:
         1.0, "s from a frame's newest image to its boxes that are slow", (0, 60), live=True
     )
     slow_frames: int = _p(10, "slow frames in a row that are an error", (1, 10000), live=True)
+    max_loss: float = _p(0.1, "share of frames lost in ten seconds above which is warned", (0, 1), live=True)
+    no_output_after: float = _p(
+        5.0, "s without output, although images come, that are an error", (0.1, 3600), live=True
+    )
     diagnostics_period: float = _p(1.0, "s between diagnostics", (0.05, 60))
 
     @property

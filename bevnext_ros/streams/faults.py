@@ -63,7 +63,7 @@ class Faults:
     def last(self) -> str:
         """The newest fault that is not healed, or was until just now, with its age; empty when all is well."""
         now = self._clock()
-        for fault in sorted(self.all.values(), key=lambda f: (f.healed is None, f.noted), reverse=True):
+        for fault in reversed(sorted(self.all.values(), key=lambda f: (f.healed is None, f.noted))):
             if fault.healed is None:
                 return f"{fault.text} ({now - fault.noted:.0f} s ago)"
             if now - fault.healed <= _GRACE_SECONDS:

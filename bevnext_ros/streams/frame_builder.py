@@ -125,6 +125,10 @@ class FrameBuilder:
         self._faults.heal(f"camera_info {camera}")
         return True
 
+    def is_calibrated(self, camera: str) -> bool:
+        """Whether a usable calibration of a camera is in force."""
+        return camera in self._rectifiers
+
     def accepts(self, camera: str, calibration: Calibration) -> bool:
         """Whether a calibration could be used."""
         return self._rectifier(camera, calibration)[0] is not None

@@ -15,6 +15,7 @@ from bevnext_ros.streams.message_filters_assembler import MessageFiltersAssemble
 from bevnext_ros.streams.timeline import Source, Timeline, Verdict
 from bevnext_ros.streams.transform_buffer import TransformBuffer, frame_name
 
+_CAMERA_FAULTS = ("camera_info", "image", "stamps")
 _UNLIMITED = 10**9
 """Seconds, or a number of things: more than any recording has."""
 
@@ -195,6 +196,18 @@ class RigStream:
             self._edges = set().union(*(self.transforms.dynamic_edges(*pair) for pair in pairs))
             self._edges_version = self.transforms.version
         return self._edges
+
+    @property
+    def bad_cameras(self) -> dict[str, str]:
+        """What is wrong with the images, stamps or calibration of a camera, in words."""
+        present, bad = self.faults.present, {}
+        for name in self._topics:
+            faults = [present[f"{kind} {name}"] for kind in _CAMERA_FAULTS if f"{kind} {name}" in present]
+            if faults:
+                bad[name] = faults[0].text
+            elif not self.builder.is_calibrated(name):
+                bad[name] = f"{name}: no camera info has come"
+        return bad
 
     @property
     def poses_went_back(self) -> bool:

@@ -149,6 +149,7 @@ def test_nothing_is_computed_while_nobody_subscribes(start):
     rig.until(lambda: rig.drops().get("no_subscriber") == 3, what="frames that nobody wanted")
     assert len(rig.steps()) == 2 and rig.accounted()
     assert rig.status("drops")["level"] == 0  # no trouble
+    assert rig.status("node")["message"] == "idle: nobody subscribes to the boxes"
     rig.subscribe()
     rig.until(lambda: rig.node.count_publishers("/detector/detections"))
     rig.spin(0.5)
