@@ -110,6 +110,33 @@ class Soak:
             self.rig.publish_pose(self.stamp + offset * MS, pose)
         self.images(list(NAMES))
 
+    def bad_late_and_foreign_transforms(self) -> None:
+        """Of frames that no camera needs and of the rig's own, seconds late or of another clock."""
+        for _ in range(self.rng.randint(1, 6)):
+            edge = self.rng.choice([("base_link", "wheel"), ("map", "marker"), ("odom", "base_link")])
+            offset = self.rng.choice([-1, 1]) * self.rng.choice([1_500, 5_000, 10**11]) * MS
+            self.rig.publish_transform(*edge, ego_pose(self.stamp), max(self.stamp + offset, 1))
+        self.rig.sweep(self.stamp, pause=False)
+
+    def bad_late_images(self) -> None:
+        for camera in self.rng.sample(NAMES, self.rng.randint(1, 5)):
+            self.rig.publish_image(camera, self.stamp - self.rng.randint(1_200, 9_000) * MS)
+        self.rig.sweep(self.stamp, pause=False)
+
+    def bad_stale_stream(self) -> None:
+        """A second rig a few seconds behind: its poses and all but one of its cameras, between the true ones."""
+        behind = self.rng.randint(1_500, 5_000) * MS
+        self.rig.publish_poses(self.stamp - behind - 20 * MS, self.stamp - behind + 40 * MS)
+        for camera in NAMES[1:]:
+            self.rig.publish_image(camera, self.stamp - behind)
+        self.rig.sweep(self.stamp, pause=False)
+
+    def bad_calibration_jitter(self) -> None:
+        """Computed anew: other in the last digits."""
+        for camera in NAMES:
+            self.rig.publish_info(camera, self.rig.intrinsics() * (1 + self.rng.uniform(-1e-12, 1e-12)))
+        self.rig.sweep(self.stamp, pause=False)
+
     def bad_time_back(self) -> None:
         self.stamp -= self.rng.randint(500, 20_000) * MS
         self.stamp = max(self.stamp, harness.START)
