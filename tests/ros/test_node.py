@@ -138,6 +138,15 @@ def test_transforms_of_a_robot_with_a_namespace_by_parameter_and_by_remapping(st
     assert rig.tf.topic_name != "/tf" and rig.accounted()
 
 
+def test_max_rate_skips_on_purpose(start):
+    rig = start(max_rate=5.0)
+    rig.ready()
+    rig.drive(10)
+    rig.until(lambda: len(rig.detections) == 5 and rig.drops() == {"max_rate": 5}, what="every second frame")
+    assert [step["stamp"] for step in rig.steps()] == [START + i * 200 * MS for i in range(5)]
+    assert rig.accounted() and rig.status("drops")["level"] == 0
+
+
 def test_nothing_is_computed_while_nobody_subscribes(start):
     rig = start()
     rig.ready()
