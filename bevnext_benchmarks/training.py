@@ -17,8 +17,8 @@ from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.files import Parser
 from bevnext_core.machine import machine
 from bevnext_core.network.bevnext import BEVNeXt
+from training.data.synthetic import synthetic_batch, synthetic_runs
 from training.run.gradient_checkpointing import enable_checkpointing
-from training.run.memory import synthetic_batch, synthetic_runs
 from training.run.shared_forward import SharedForward
 from training.run.training_forward import TrainingForward
 

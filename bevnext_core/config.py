@@ -173,7 +173,11 @@ class HeadConfig:
 
 @model
 class TrainingConfig:
-    """The published schedule of this configuration (8 samples on each of 8, in stage 2 of 16, GPUs)."""
+    """The published schedule of this configuration (8 samples on each of 8, in stage 2 of 16, GPUs).
+
+    From ``augmentation`` on: what one changes for other data or another machine; the defaults are published or change
+    nothing. See docs/training.md.
+    """
 
     stage: Literal[1, 2] = 2
     epochs: PositiveInt = 12
@@ -191,6 +195,16 @@ class TrainingConfig:
     ema_start: int = 10560
     backbone_init: Literal["imagenet", "perspective", "none"] = "none"
     backbone_lr_ratio: float = 1.0
+    augmentation: bool = True
+    class_balanced: bool = True
+    repeat: PositiveInt = 1
+    missing_lidar: Literal["skip", "no-depth-loss"] = "skip"
+    max_unreadable: NonNegativeInt = 50
+    max_skipped: PositiveInt = 20
+    channels_last: bool = False
+    head_scale: PositiveFloat = 1.0
+    perspective_weight: NonNegativeFloat = 0.0
+    shared_run: NonNegativeInt = 0
 
 
 @model

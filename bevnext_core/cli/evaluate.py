@@ -9,7 +9,7 @@ from bevnext_core.cli.dataset import add_dataset_arguments
 from bevnext_core.cli.registry import extension
 from bevnext_core.errors import BevnextError
 
-DETECTING = ("mode", "precision", "device", "submission_out")
+DETECTING = ("mode", "precision", "device", "submission_out", "shuffle_images")
 """Options that only make sense where this command detects."""
 
 COMPUTES = True
@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--submission-out", metavar="FILE", help="with --checkpoint: keep the submission here"
     )
     parser.add_argument(
+        "--shuffle-images",
+        action="store_true",
+        help="with --checkpoint, as a control: every frame gets the images of another frame",
+    )
+    parser.add_argument(
         "--scene",
         action="append",
         metavar="NAME",
@@ -52,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score and print the table. Raises BevnextError."""
     if not args.checkpoint:
-        given = [f"--{name.replace('_', '-')}" for name in DETECTING if getattr(args, name) is not None]
+        given = [f"--{name.replace('_', '-')}" for name in DETECTING if getattr(args, name)]
         if given:
             raise BevnextError(f"{', '.join(given)}: only with --checkpoint, where this command detects")
     if args.bag:
@@ -89,6 +94,7 @@ def _evaluate_checkpoint(args: argparse.Namespace) -> int:
         args.mode or "window",
         args.precision or "fp32",
         tuple(args.scene or ()),
+        args.shuffle_images,
         submission=args.submission_out,
         progress=sys.stderr.isatty(),
     )

@@ -141,7 +141,6 @@ class BEVNeXt(nn.Module):
         geometry: CameraGeometry,
         *,
         own_parameters: Tensor | None = None,
-        with_history: bool = True,
     ) -> HeadMaps:
         """The whole window of F frames (present first, then newest to oldest).
 
@@ -154,7 +153,6 @@ class BEVNeXt(nn.Module):
             own_parameters: ``[B, F, N, 27]`` camera parameters of each frame's own instant: with them a history frame
                 is encoded with its own colours and parameters, as in a stream; without, with those of the present
                 frame, as published.
-            with_history: ``False`` puts zeros in place of the history's BEV maps (start of training).
         """
         frames = images.shape[1]
         if frames != self.config.history.frames + 1:
@@ -163,9 +161,6 @@ class BEVNeXt(nn.Module):
         lifted: list[Tensor] = []
         present: EncodedCameras | None = None
         for index in range(frames):
-            if index and not with_history:
-                lifted.append(torch.zeros_like(lifted[0]))
-                continue
             canvas, parameters = colors[:, 0].flatten(0, 1), present_parameters
             if own_parameters is not None:
                 canvas, parameters = colors[:, index].flatten(0, 1), own_parameters[:, index].flatten(0, 1)

@@ -11,7 +11,7 @@ import torch
 
 from bevnext_benchmarks import training as benchmark
 from tests.training.tiny import tiny_config, tiny_file
-from training.run.memory import synthetic_runs
+from training.data.synthetic import synthetic_runs
 
 
 @pytest.mark.parametrize(("stage", "cases"), [(1, 2), (2, 3)])

@@ -116,9 +116,9 @@ sys.path.insert(0, {root!r})
 import torch
 from training import train as script
 original, calls = script.TrainingForward.forward, []
-def forward(self, batch, **options):
+def forward(self, batch):
     calls.append(1)
-    losses = original(self, batch, **options)
+    losses = original(self, batch)
     if len(calls) == 2 and os.environ["RANK"] == "1":
         losses["loss_depth"] = losses["loss_depth"] * torch.nan
     return losses

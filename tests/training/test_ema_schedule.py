@@ -12,7 +12,8 @@ from torch import nn
 from bevnext_core.config import ModelConfig, load_config
 from tests.paths import ROOT
 from training.run.ema import ModelEma
-from training.run.schedule import learning_rate_statement, make_schedule
+from training.run.options import parse_arguments
+from training.run.schedule import describe, make_schedule
 
 STAGE_1 = load_config(ROOT / "config/model/bevnext_r50_stage1.yaml").training
 STAGE_2 = ModelConfig().training
@@ -63,10 +64,12 @@ def test_the_rate_scales_with_the_batch_and_says_so() -> None:
     assert make_schedule(STAGE_2, 1000, 128).learning_rate == 4e-4
     half = make_schedule(STAGE_2, 1000, 64)
     assert half.learning_rate == pytest.approx(2e-4)  # "halve for one node"
-    text = learning_rate_statement(STAGE_2, half, 64)
-    assert "0.0002" in text and "128" in text and "64" in text
-    assert "published rate for 128" in learning_rate_statement(STAGE_2, make_schedule(STAGE_2, 1, 128), 128)
-    assert make_schedule(STAGE_2, 1000, 8, learning_rate=1e-3).learning_rate == 1e-3
+    options = parse_arguments(["--stage", "2", "--dry-run"])
+    text = describe(ModelConfig(), options, 8, None, None)
+    assert "learning rate 0.0002 (0.0004 for 128 samples a step, scaled linearly to the 64 here)" in text
+    assert "learning rate 0.0004 (the published rate for 128 samples a step)" in describe(
+        ModelConfig(), options, 16, None, None
+    )
 
 
 def test_the_configurations_hold_the_published_schedule() -> None:

@@ -21,7 +21,7 @@ from bevnext_core.network.bevnext import BEVNeXt
 from tests.paths import ROOT
 from tests.training.tiny import environment, tiny_config, tiny_dataroot, torchrun
 from training import evaluate as script
-from training.run.memory import synthetic_batch
+from training.data.synthetic import synthetic_batch
 from training.run.tensorboard import sample_pictures
 from training.run.training_forward import TrainingForward
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(folder: Path, out: str, *more: str) -> list[str]:
     values = ["--checkpoint", folder / "c.safetensors", "--dataroot", folder / "data", "--version", "v1.0-mini"]
-    values += ["--split", "mini_train", "--out", folder / out, "--device", "cpu", "--no-progress"]
+    values += ["--split", "mini_train", "--out", folder / out, "--device", "cpu"]
     return [str(value) for value in values] + list(more)
 
 
@@ -160,8 +160,8 @@ def test_shuffled_images_keep_everything_but_the_images(folder: Path) -> None:
 
 
 def test_a_wrong_split_ends_with_one_line(folder: Path, capsys: Any) -> None:
-    assert script.main([*options(folder, "x"), "--split", "nothing"]) == 1
-    assert capsys.readouterr().err.startswith("error: unknown split 'nothing'")
+    assert script.main([*options(folder, "x"), "--split", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("bevnext: error: unknown split 'nothing'")
 
 
 def test_pictures_of_a_step(folder: Path) -> None:

@@ -35,7 +35,7 @@ from training.data.shared_runs import RunDataset, RunRequest
 from training.losses.targets import DetectionTargets, detection_targets
 from training.run import training_forward
 
-SPLIT, SEED, FRAMES, STEPS = "mini_train", 9, 6, 120
+SPLIT, SEED, FRAMES = "mini_train", 9, 6
 """A drive in which the ego does 34 m in these 2.5 s."""
 (SCENE,) = scene_names(SPLIT, 1)
 CONFIG = """
@@ -49,7 +49,9 @@ history: {frames: 2, interval: 0.5}
 refinement: {heads: 4, height_anchors: 4, feedforward_ratio: 2}
 head: {shared_channels: 16, branch_channels: 16}
 training: {stage: 2, epochs: 1, global_batch: 6, learning_rate: 5.0e-3, warmup_iterations: 10, velocity_weight: 1.0,
-           sync_bn_epoch: null, backbone_init: none, ema_decay: 0.95, ema_ramp: 40, ema_start: 0}
+           sync_bn_epoch: null, backbone_init: none, ema_decay: 0.95, ema_ramp: 40, ema_start: 0, head_scale: 0.02,
+           perspective_weight: 1, augmentation: false, class_balanced: false, channels_last: true,
+           shared_run: 6, repeat: 120}
 """
 BARS = {
     "mAP": (0.3, np.inf),
@@ -183,9 +185,7 @@ def test_training_finds_the_objects(
 ) -> None:
     options = ["--stage", "2", "--config", str(folder / "learning.yaml"), "--dataroot", str(folder / "data")]
     options += ["--version", "v1.0-mini", "--scenes", SCENE, "--index-dir", str(folder / "index")]
-    options += ["--from-scratch", "--head-scale", "0.02", "--perspective-loss", "1", "--no-augmentation", "--no-cbgs"]
-    options += ["--history", "shared", "--shared-run", str(FRAMES), "--batch", str(FRAMES), "--repeat", str(STEPS)]
-    options += ["--channels-last", "--workers", "0", "--device", "cpu", "--no-progress"]
+    options += ["--from-scratch", "--batch", str(FRAMES), "--workers", "0", "--device", "cpu"]
     with monkeypatch.context() as patch:
         more = break_training(broken, patch)
         assert train.main([*options, "--work-dir", str(tmp_path / "run"), *more]) == 0

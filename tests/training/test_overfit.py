@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +33,7 @@ SETTINGS = {
     "training.warmup_iterations": 10,
     "training.ema_decay": 0.95,
     "training.ema_ramp": 40,
+    "training.channels_last": True,
 }
 
 
@@ -63,57 +63,28 @@ def test_two_real_frames_are_learned_by_heart_from_their_images(
     def cached(data: TrainingDataset, frame: int) -> Batch:
         return plain(data, frame, np.random.default_rng(0), [])
 
-    def two_frames(data: TrainingDataset, options: Any) -> torch.Tensor:
+    def two_frames(data: TrainingDataset, seed: int) -> torch.Tensor:
         first = [int(np.flatnonzero(data.index.scenes == scene)[0]) for scene in ("scene-0061", "scene-0103")]
-        return torch.tensor(first).repeat(options.repeat)
+        return torch.tensor(first).repeat(STEPS)
 
-    monkeypatch.setattr(
-        TrainingDataset, "_sample", lambda data, frame, rng, faults: Batch(**vars(cached(data, frame)))
-    )
+    monkeypatch.setattr(TrainingDataset, "_sample", lambda data, frame, *_: Batch(**vars(cached(data, frame))))
     monkeypatch.setattr(train, "draw_frames", two_frames)
     monkeypatch.setattr(train, "EpochSampler", EveryFrameEachStep)
-    data = ["--dataroot", str(sample), "--version", "v1.0-mini", "--device", "cpu", "--no-progress"]
-    options = ["--stage", "1", "--config", str(ROOT / "training/overfit_sample.yaml"), *data, "--index-dir"]
-    options += [
-        str(tmp_path),
-        "--scenes",
-        "scene-0061",
-        "scene-0103",
-        "--no-augmentation",
-        "--no-cbgs",
-        "--repeat",
-    ]
-    options += [
-        str(STEPS),
-        "--missing-lidar",
-        "no-depth-loss",
-        "--from-scratch",
-        "--batch",
-        "2",
-        "--workers",
-        "0",
-    ]
-    options += ["--channels-last", "--work-dir", str(tmp_path / "run"), "--log-every", "5"]
-    for name, value in SETTINGS.items():
-        options += ["--set", f"{name}={value}"]
-    assert train.main(options) == 0
-    values = re.findall(
-        r"heat ([\d.]+) box ([\d.]+) depth ([\d.]+)", (tmp_path / "run" / "log.txt").read_text()
-    )
-    first, last = ([float(v) for v in values[i]] for i in (0, -1))
-    assert last[0] < 2.0 and last[1] < 1.0, "heat maps and boxes"
-    assert 0 < last[2] < 0.5 * first[2], "depth"
+    data = ["--dataroot", str(sample), "--version", "v1.0-mini", "--device", "cpu"]
+    options = ["--stage", "1", "--config", str(ROOT / "training/overfit_sample.yaml"), *data, "--from-scratch"]
+    options += ["--index-dir", str(tmp_path), "--scenes", "scene-0061", "scene-0103", "--batch", "2", "--workers", "0"]
+    options += ["--work-dir", str(tmp_path / "run"), "--log-every", "5", "--set"]
+    assert train.main([*options, *(f"{name}={value}" for name, value in SETTINGS.items())]) == 0
+    with (tmp_path / "run" / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    first, last = ({name: float(row[name]) for name in ("heat", "box", "depth")} for row in (rows[0], rows[-1]))
+    assert last["heat"] < 2.0 and last["box"] < 1.0
+    assert 0 < last["depth"] < 0.5 * first["depth"]
 
     found = {}
     for control in ([], ["--shuffle-images"]):
         out = tmp_path / f"results{len(control)}"
-        score = [
-            "--checkpoint",
-            str(tmp_path / "run" / "epoch_1_ema.safetensors"),
-            *data,
-            "--split",
-            "mini_train",
-        ]
+        score = ["--checkpoint", str(tmp_path / "run" / "epoch_1_ema.safetensors"), *data, "--split", "mini_train"]
         assert evaluate.main([*score, "--out", str(out), *control]) == 0
         found[bool(control)] = json.loads((out / "results.json").read_text())["mean_ap"]
     assert found[False] > 0.5 * MAXIMUM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from bevnext_core.config import FEATURE_STRIDE
 from bevnext_core.network.camera_geometry import CameraGeometry
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
+from training.data.synthetic import synthetic_batch
 from training.losses.perspective_targets import PerspectiveLoss, patch_classes
-from training.run.memory import synthetic_batch
 from training.run.train_checkpoint import CheckpointFolder, read_training_checkpoint
-from training.run.training_forward import ForwardOptions, TrainingForward
+from training.run.training_forward import TrainingForward
 
 SIZE, BACKGROUND, FOCAL = (8, 16), 10, 100.0
 CENTER = (SIZE[1] * FEATURE_STRIDE / 2, SIZE[0] * FEATURE_STRIDE / 2)
@@ -110,7 +111,8 @@ def test_it_is_off_by_default_and_reaches_the_backbone(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, stage=1)
     batch = synthetic_batch(config, 1)
     assert "loss_perspective" not in TrainingForward(BEVNeXt(config))(batch)
-    step = TrainingForward(BEVNeXt(config), ForwardOptions(perspective_weight=2.0))
+    training = dataclasses.replace(config.training, perspective_weight=2.0)
+    step = TrainingForward(BEVNeXt(dataclasses.replace(config, training=training)))
     step(batch)["loss_perspective"].backward()
     assert float(step.network.backbone.conv1.weight.grad.abs().sum()) > 0  # type: ignore[union-attr]
     assert all(p.grad is None for p in step.network.proposal_head.parameters())
@@ -119,8 +121,8 @@ def test_it_is_off_by_default_and_reaches_the_backbone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_run_with_it_goes_on_where_it_stopped(stage: int, tmp_path: Path) -> None:
     tiny_dataroot(tmp_path)
-    more = ["--perspective-loss", "2", "--set", "training.epochs=1"]
-    more += ["--history", "shared", "--shared-run", "2"] if stage == 2 else []
+    more = ["--set", "training.perspective_weight=2", "training.epochs=1"]
+    more += ["training.shared_run=2"] if stage == 2 else []
 
     def run(name: str, *options: str) -> dict[str, Any]:
         assert script.main(arguments(tmp_path, name, *more, *options, stage=stage)) == 0

@@ -1,4 +1,4 @@
-"""``--history shared``: runs of key frames, encoded once, equal to windows that encode everything."""
+"""``training.shared_run``: runs of key frames, encoded once, equal to windows that encode everything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bevnext_core.errors import ConfigError
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from tests.nuscenes_dataroot import write_dataroot
@@ -86,7 +85,7 @@ def straightforward(model: BEVNeXt, batch: SharedBatch) -> dict[str, Tensor]:
     """The network's own window forward, which encodes every frame of every window."""
     images, colors, parameters = windows(batch)
     maps = model(images, colors, batch.geometry, own_parameters=parameters)
-    return TrainingForward(model)._losses(maps, batch)
+    return TrainingForward(model).losses(maps, batch, maps.depth)
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
@@ -114,8 +113,9 @@ def test_with_frozen_statistics_it_equals_windows_that_encode_every_frame(
         assert float((mine - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-6, name
     assert sum(float(g.norm()) > 1e-4 for g in reference.values()) > 0.8 * len(reference)
     with torch.no_grad():
-        blank = SharedForward(network(folder))(batch, with_history=False)
-    changed = [abs(blank[n].item() - shared[n].item()) / (shared[n].item() + 1e-2) for n in shared]
+        batch.geometry.translation[:, 1:] += 2.0  # metres
+        moved = SharedForward(network(folder))(batch)
+    changed = [abs(moved[n].item() - shared[n].item()) / (shared[n].item() + 1e-2) for n in shared]
     assert max(changed) > 2e-3  # a hundred times the tolerance
 
 
@@ -314,7 +314,7 @@ def test_scenes_shorter_than_a_run_give_all_of_their_frames(folder: Path) -> Non
 
 # ---------------------------------------------------------------------------------------------- train.py
 def options(folder: Path, work_dir: str, *more: str, batch: str = "4") -> list[str]:
-    values = arguments(folder, work_dir, "--history", "shared", "--shared-run", "2", *more)
+    values = arguments(folder, work_dir, "--set", "training.shared_run=2", *more)
     values[values.index("--batch") + 1] = batch
     return values
 
@@ -332,39 +332,15 @@ def test_stopping_and_resuming_is_bit_identical(folder: Path) -> None:
         states.append({k: v for k, v in found[1].items() if k != "config"})
     assert_identical(*states)
     log = (folder / "whole" / "log.txt").read_text()
-    assert "shared, from epoch index 0; runs of 2 key frames, 2 in each process and step" in log
+    assert "shared by runs of 2 key frames, 2 in each process and step" in log
     assert re.search(r"norm of the camera parameters keeps the statistics of 512 draws", log)
 
 
 @pytest.mark.slow
 def test_two_processes_train_on_their_halves_of_the_runs(folder: Path) -> None:
-    more = ["--history", "shared", "--shared-run", "2", "--max-steps", "2"]
+    more = ["--set", "training.shared_run=2", "--max-steps", "2"]
     done = run_train(folder, *more, work_dir="pair", processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     found = CheckpointFolder(folder / "pair").newest()
     assert found is not None and found[1]["step"] == 2 and len(found[1]["random"]) == 2
     assert "2 processes x 2 samples = 4 a step" in (folder / "pair" / "log.txt").read_text()
-
-
-@pytest.mark.parametrize(
-    ("more", "batch", "stage", "message"),
-    [
-        ([], "3", 2, "--batch 3 is no multiple of --shared-run 2; take --batch 4"),
-        ([], "4", 1, "has no history to share"),
-    ],
-)
-def test_wrong_options_end_with_one_clear_line(
-    folder: Path, capsys: Any, more: list[str], batch: str, stage: int, message: str
-) -> None:
-    values = options(folder, "wrong", *more, batch=batch)
-    if stage == 1:
-        values = arguments(folder, "wrong", "--history", "shared", stage=1)
-    assert script.main(values) == 1
-    assert message in capsys.readouterr().err
-
-
-def test_a_run_length_belongs_to_shared_history(folder: Path) -> None:
-    with pytest.raises(SystemExit):
-        script.parse_arguments(arguments(folder, "x", "--shared-run", "3"))
-    with pytest.raises(ConfigError, match="take --batch 8"):
-        RunSampler(dataset(folder).index, [0], 4, 6, 0, 1, 0, True)

@@ -13,8 +13,8 @@ import torch
 from bevnext_core.network.bevnext import BEVNeXt
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
+from training.data.synthetic import synthetic_batch
 from training.run import tensorboard
-from training.run.memory import synthetic_batch
 from training.run.training_forward import TrainingForward
 
 LOG = logging.getLogger("test")

@@ -14,9 +14,8 @@ from bevnext_core.network.bevnext import BEVNeXt
 from tests.training.test_train import assert_identical, newest
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
-from training.run.batch_statistics import synchronise_batch_norms
+from training.data.synthetic import synthetic_batch
 from training.run.ema import ModelEma
-from training.run.memory import synthetic_batch
 from training.run.training_forward import TrainingForward
 
 
@@ -41,7 +40,7 @@ def test_bf16_trains_and_resuming_is_bit_identical(folder: Path, monkeypatch: py
         return out
 
     monkeypatch.setattr(nn.Conv2d, "forward", forward)
-    options = ("--amp", "bf16", "--head-scale", "0.02", "--set", "training.epochs=3")
+    options = ("--amp", "bf16", "--set", "training.head_scale=0.02", "training.epochs=3")
     assert script.main(arguments(folder, "whole", *options)) == 0
     assert kinds == {torch.bfloat16}
     for more in (["--max-steps", "3"], ["--resume"]):
@@ -60,8 +59,8 @@ def bad_gradients(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     steps: set[int] = set()
     original, calls = script.TrainingForward.forward, []
 
-    def forward(self: Any, batch: Any, **options: Any) -> dict[str, torch.Tensor]:
-        losses = original(self, batch, **options)
+    def forward(self: Any, batch: Any) -> dict[str, torch.Tensor]:
+        losses = original(self, batch)
         calls.append(1)
         if len(calls) in steps:
             losses["loss_depth"] = losses["loss_depth"] + (0 * self.network.crf.weight.abs()).sqrt().sum()
@@ -73,7 +72,8 @@ def bad_gradients(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
 def test_fp16_steps_that_only_lower_the_loss_scale_are_counted_and_do_not_stop_the_run(folder: Path) -> None:
     """A scale of 65536 is too large for this network's first gradients."""
-    options = ("--amp", "fp16", "--head-scale", "0.02", "--max-skipped", "2", "--repeat", "4", "--max-steps", "14")
+    options = ("--amp", "fp16", "--max-steps", "14", "--set")
+    options += ("training.head_scale=0.02", "training.max_skipped=2", "training.repeat=4")
     assert script.main(arguments(folder, "search", *options)) == 0
     log = (folder / "search" / "log.txt").read_text()
     scales = re.findall(r"step \d+ skipped: non-finite gradient at loss scale (\d+), samples scene", log)
@@ -90,7 +90,7 @@ def test_fp16_gradients_that_no_loss_scale_helps_stop_the_run(
     folder: Path, bad_gradients: set[int], capsys: Any
 ) -> None:
     bad_gradients |= set(range(1, 40))
-    options = ("--amp", "fp16", "--max-skipped", "2", "--repeat", "6")
+    options = ("--amp", "fp16", "--set", "training.max_skipped=2", "training.repeat=6")
     assert script.main(arguments(folder, "lost", *options)) == 1
     assert "2 steps in a row had a non-finite loss or gradient" in capsys.readouterr().err
     state = newest(folder / "lost")
@@ -104,7 +104,7 @@ def test_fp16_gradients_that_no_loss_scale_helps_stop_the_run(
 
 def test_a_non_finite_gradient_in_fp32_counts_at_once(folder: Path, bad_gradients: set[int], capsys: Any) -> None:
     bad_gradients |= {1, 2}
-    assert script.main(arguments(folder, "fp32", "--max-skipped", "2")) == 1
+    assert script.main(arguments(folder, "fp32", "--set", "training.max_skipped=2")) == 1
     assert newest(folder / "fp32")["step"] == 2
     assert re.search(r"step 2 skipped: non-finite gradient, samples scene", capsys.readouterr().err)
 
@@ -129,7 +129,7 @@ def test_synchronised_norms_keep_weights_buffers_and_names(tmp_path: Path) -> No
         expected = step(batch)
         network.train()
 
-    synchronise_batch_norms(network)
+    nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
     assert norms and all(isinstance(network.get_submodule(name), nn.SyncBatchNorm) for name in norms)
     assert all(parameters[name] is parameter for name, parameter in step.named_parameters())

@@ -26,11 +26,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ("lidar", "--missing-lidar no-depth-loss"),
+        ("lidar", "training.missing_lidar=no-depth-loss"),
         ("image", "the image is 80x45, but its calibration is for 160x90"),
     ],
 )
-@pytest.mark.parametrize("more", [(), ("--history", "shared", "--shared-run", "2")])
+@pytest.mark.parametrize("more", [(), ("--set", "training.shared_run=2")])
 def test_an_error_in_a_worker_is_the_one_line_that_it_is_without(
     folder: Path, capsys: Any, spoil: str, message: str, more: tuple[str, ...]
 ) -> None:
@@ -51,7 +51,7 @@ def test_an_error_in_a_worker_is_the_one_line_that_it_is_without(
 def test_unreadable_frames_in_workers_are_listed_and_stop_the_run_beyond_the_limit(folder: Path, capsys: Any) -> None:
     for path in sorted((folder / "data" / "samples" / "CAM_BACK").glob("scene-0553*")):
         path.write_bytes(b"")
-    assert script.main(arguments(folder, "run", *WORKERS, "--max-unreadable", "1")) == 1
+    assert script.main(arguments(folder, "run", *WORKERS, "--set", "training.max_unreadable=1")) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and "1 are allowed" in error and error.count("scene-0553-sample") >= 2
     assert newest(folder / "run")["step"] > 0

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from bevnext_core.network.bevnext import EncodedCameras
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.published_names import published_names
 from bevnext_core.streaming.preprocess import canvas_colors, normalize
@@ -22,9 +21,8 @@ from tests.paths import BUNDLED
 from tests.published import build, config_of
 from tests.training.published_depth import cell_depth
 from training.data.dataset import Batch, join_samples
-from training.run.batch_statistics import BatchStatistics
 from training.run.gradient_checkpointing import enable_checkpointing
-from training.run.training_forward import ForwardOptions, TrainingForward
+from training.run.training_forward import TrainingForward
 
 DEAD_BIAS = re.compile(r"reduce_conv\.0\.bias$|depth_emb\.0\.bias$")
 """Biases in front of a batch norm: their exact gradient in training mode is 0, only rounding is left."""
@@ -94,13 +92,13 @@ def batch(variant: str) -> Batch:
     return join_samples([sample("A", 40, first, variant), sample("A2", 25, second, variant)])
 
 
-def training_forward(variant: str, mode: str, **options: Any) -> TrainingForward:
+def training_forward(variant: str, mode: str) -> TrainingForward:
     network = build(variant)
     network.train(mode == "train")
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return TrainingForward(network, ForwardOptions(**options))
+    return TrainingForward(network)
 
 
 @pytest.fixture(scope="session")
@@ -183,87 +181,3 @@ def test_the_window_equals_the_networks_own_forward() -> None:
     for mine, own in zip(step.maps.tasks, maps.tasks):
         for name in own:
             assert torch.equal(mine[name], own[name]), name
-
-
-def test_history_options_in_evaluation_mode_agree_and_frozen_leaves_statistics_alone() -> None:
-    """With running statistics the three ways to encode history are the same function."""
-    data = batch("small2")
-    with torch.no_grad():
-        expected = training_forward("small2", "eval")(data)
-        for history in ("batched", "frozen"):
-            losses = training_forward("small2", "eval", history=history)(data)
-            for name, value in expected.items():
-                assert losses[name].item() == pytest.approx(value.item(), rel=1e-4), (history, name)
-        low = training_forward("small2", "eval", history_precision="bf16")(data)
-        assert any(abs(low[name].item() - value.item()) > 1e-6 for name, value in expected.items())
-        counts = {}
-        for history in ("sequential", "batched", "frozen"):
-            step = training_forward("small2", "train", history=history)
-            step(data)
-            counts[history] = int(step.network.backbone.bn1.num_batches_tracked)  # type: ignore[arg-type]
-            assert step.network.backbone.bn1.training
-    assert counts == {"sequential": 3, "batched": 1, "frozen": 1}
-
-
-def test_batched_is_one_batch_of_all_frames() -> None:
-    """Losses and statistics equal those of a literal joint batch; without its memory and backward pass."""
-    data = batch("small2")
-    step, literal = training_forward("small2", "train", history="batched"), training_forward("small2", "train")
-    losses = step(data)
-    torch.stack(list(losses.values())).sum().backward()
-    network, (samples, frames, cameras) = literal.network, data.canvas.shape[:3]
-    present = data.geometry.frame(0)
-    every = lambda t: t[:, None].expand(-1, frames, *t.shape[1:]).flatten(0, 2)  # noqa: E731
-    with torch.no_grad():
-        whole = network.encode(
-            normalize(data.canvas).flatten(0, 2),
-            every(canvas_colors(data.canvas[:, 0])),
-            every(present.camera_parameters()[:, 0]),
-        )
-        bev = network.lift(whole, network.plan(data.geometry)).unflatten(0, (samples, frames))
-        first = lambda t: t.unflatten(0, (samples, frames, cameras))[:, 0].flatten(0, 1)  # noqa: E731
-        encoded = EncodedCameras(*(first(t) for t in (whole.depth, whole.context)))
-        expected = literal._losses(network.detect(bev.flatten(1, 2), encoded, present), data)
-    for name, value in expected.items():
-        assert losses[name].item() == pytest.approx(value.item(), rel=2e-3), name
-    buffers = dict(network.named_buffers())
-    for name, value in step.network.named_buffers():
-        if name.endswith(("running_mean", "num_batches_tracked")):
-            torch.testing.assert_close(value, buffers[name], rtol=1e-3, atol=1e-3 * float(buffers[name].abs().max()))
-    separate = training_forward("small2", "train", history="sequential")(data)
-    assert any(abs(separate[n].item() - v.item()) > 0.02 * v.item() for n, v in expected.items())
-    assert all(p.grad is not None for p in step.network.parameters())
-
-
-def test_the_norm_of_a_part_has_the_gradients_of_the_whole() -> None:
-    torch.manual_seed(0)
-    here, there = torch.randn(2, 3, 4, 5, dtype=torch.double), torch.randn(4, 3, 4, 5, dtype=torch.double) * 3 + 1
-    weights = torch.randn_like(here)
-    results = []
-    for joint in (False, True):
-        norm, x = nn.BatchNorm2d(3).double(), here.clone().requires_grad_()
-        with torch.no_grad():
-            norm.weight.copy_(torch.tensor([0.5, 2.0, -1.0]))
-        if joint:
-            with BatchStatistics((norm,)) as statistics:
-                with torch.no_grad():
-                    norm(torch.cat([here, there]))
-                with statistics.joint():
-                    y = norm(x)
-        else:
-            y = norm(torch.cat([x, there]))[:2]
-        (y * weights).sum().backward()
-        results.append((y, x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var))
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_without_history_the_past_is_not_looked_at() -> None:
-    step = training_forward("small2", "eval")
-    data = batch("small2")
-    blank = Batch(**(vars(data) | {"canvas": data.canvas.clone()}))
-    blank.canvas[:, 1:] = 0
-    with torch.no_grad():
-        a, b, c = step(data, with_history=False), step(blank, with_history=False), step(data)
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert any(a[name].item() != pytest.approx(c[name].item(), rel=1e-3) for name in a)

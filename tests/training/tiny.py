@@ -21,7 +21,7 @@ bev: {{extent: 51.2, cell: 6.4, z_min: -5.0, z_max: 3.0, encoder_channels: 16}}
 history: {{frames: {frames}, interval: 0.5}}
 head: {{shared_channels: 16, branch_channels: 8}}
 training: {{stage: {stage}, epochs: {epochs}, global_batch: 2, learning_rate: 1.0e-3, warmup_iterations: 4,
-            sync_bn_epoch: null, backbone_init: none}}
+            sync_bn_epoch: null, backbone_init: none, class_balanced: false}}
 """
 
 
@@ -48,7 +48,7 @@ def arguments(folder: Path, work_dir: str = "run", *more: str, stage: int = 2) -
         tiny_file(folder, stage)
     values = ["--stage", stage, "--config", config, "--dataroot", folder / "data", "--version", "v1.0-mini"]
     values += ["--split", "mini_train", "--index-dir", folder / "cache", "--work-dir", folder / work_dir]
-    values += ["--batch", 2, "--workers", 0, "--device", "cpu", "--no-progress", "--no-cbgs", "--log-every", 1]
+    values += ["--batch", 2, "--workers", 0, "--device", "cpu", "--log-every", 1]
     return [str(value) for value in values] + ["--from-scratch", *more]
 
 

@@ -14,7 +14,7 @@ from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.evaluation.distributed import join_processes, leave_processes
 from bevnext_core.network.bevnext import BEVNeXt
 from training.data.dataset import Batch
-from training.run.memory import synthetic_batch
+from training.data.synthetic import synthetic_batch
 from training.run.training_forward import TrainingForward
 
 STEPS = 20

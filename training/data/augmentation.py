@@ -14,7 +14,7 @@ from PIL import Image
 
 from bevnext_core.boxes import wrap_angle
 from bevnext_core.config import ImageConfig
-from bevnext_core.streaming.preprocess import image_transform
+from bevnext_core.streaming.preprocess import ImageTransform, image_transform, resize_and_crop
 
 RESIZE_RANGE = (-0.06, 0.11)
 """Added to the ratio that fits the image's width to the network's input."""
@@ -26,26 +26,20 @@ BEV_SCALE_RANGE = (0.95, 1.05)
 
 
 @dataclass(frozen=True)
-class ImageAugmentation:
-    """What happens to one camera's images.
+class ImageAugmentation(ImageTransform):
+    """What happens to one camera's images: the resize and crop of the detector, and what training adds.
 
     Attributes:
-        ratio: exact resize ratio.
-        resized: (width, height) after the resize, pixels.
-        crop: (left, top, right, bottom) in the resized image; parts outside of it are black.
         flip: mirror left and right after the crop.
         degrees: rotation about the centre after the flip, counter-clockwise as PIL counts it.
     """
 
-    ratio: float
-    resized: tuple[int, int]
-    crop: tuple[int, int, int, int]
     flip: bool = False
     degrees: float = 0.0
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB ``[H, W, 3]`` -> the canvas, uint8 RGB at the network's size."""
-        picture = Image.fromarray(image).resize(self.resized, Image.Resampling.BICUBIC).crop(self.crop)
+        picture = Image.fromarray(resize_and_crop(image, self))
         if self.flip:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.array(picture.rotate(self.degrees))
@@ -54,7 +48,8 @@ class ImageAugmentation:
         """``[3, 3]`` float64 homogeneous map of recorded pixels (u, v, 1) to pixels of the canvas."""
         left, top, right, bottom = self.crop
         width, height = right - left, bottom - top
-        matrix = np.array([[self.ratio, 0, -left], [0, self.ratio, -top], [0, 0, 1.0]])
+        matrix = self.rotation.copy()
+        matrix[:, 2] += self.translation
         if self.flip:
             matrix = np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]]) @ matrix
         cos, sin = np.cos(np.deg2rad(self.degrees)), np.sin(np.deg2rad(self.degrees))
@@ -68,8 +63,7 @@ class ImageAugmentation:
 
 def plain_image(width: int, height: int, target: ImageConfig) -> ImageAugmentation:
     """The test-time resize and crop of an image of ``width`` x ``height`` pixels."""
-    transform = image_transform(width, height, target)
-    return ImageAugmentation(transform.ratio, transform.resized, transform.crop)
+    return ImageAugmentation(**vars(image_transform(width, height, target)))
 
 
 def draw_image_augmentation(

@@ -319,7 +319,7 @@ class TrainingDataset(Dataset):
         except OSError as error:
             raise DatasetError(
                 f"{LIDAR}: the file cannot be read: {path} ({error.strerror}); to train on such frames without "
-                "depth loss, use --missing-lidar no-depth-loss"
+                "depth loss, use --set training.missing_lidar=no-depth-loss"
             ) from None
         if not len(values) or len(values) % LIDAR_FIELDS:
             raise DatasetError(f"{LIDAR}: {path} is truncated ({len(values)} values)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import urllib.error
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +21,25 @@ IMAGENET_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 IMAGENET_HASH = "0676ba61"
 """First digits of the file's SHA-256."""
 PERSPECTIVE_PREFIX = "backbone."
+
+
+def initialise(network: BEVNeXt, options: argparse.Namespace) -> list[str]:
+    """Give a new network its initial weights, in the way that the command line names; returns what to log."""
+    training = network.config.training
+    if options.from_scratch:
+        scaled = [] if training.head_scale == 1 else [scale_heads(network, training.head_scale)]
+        return ["random initial weights (--from-scratch)", *scaled]
+    if options.fine_tune:
+        return [load_same_network(network, options.fine_tune)]
+    if options.warm_start:
+        return [line for path in options.warm_start for line in load_matching(network, path)]
+    if training.stage == 2:
+        return load_stage_1(network, options.init_from)
+    if training.backbone_init == "imagenet":
+        return [load_imagenet(network, options.backbone_weights)]
+    if training.backbone_init == "perspective":
+        return [load_perspective(network, options.backbone_weights)]
+    return ["random initial weights (the configuration's backbone_init is none)"]
 
 
 def load_imagenet(network: BEVNeXt, path: str | Path | None = None) -> str:
@@ -102,20 +123,13 @@ def _load_backbone(network: BEVNeXt, state: Mapping[str, Tensor], source: str) -
 
 
 def load_stage_1(network: BEVNeXt, path: str | Path) -> list[str]:
-    """Start stage 2 from stage 1: entries of equal name and shape, detection heads included, as published.
-
-    Returns:
-        Lines that say what was taken and what was not.
-
-    Raises:
-        CheckpointError: the file is not of stage 1, or of a network with which this one shares no backbone.
-    """
-    config, state = read_checkpoint(path)
+    """As :func:`load_matching`, detection heads included, as published; only from a checkpoint of stage 1."""
+    config, _ = read_checkpoint(path)
     if config.training.stage != 1:
         raise CheckpointError(
             f"{path} is a checkpoint of stage {config.training.stage} ('{config.name}'); stage 2 starts from stage 1"
         )
-    return _take_equal(network, config.name, state, path)
+    return load_matching(network, path)
 
 
 def load_matching(network: BEVNeXt, path: str | Path) -> list[str]:
@@ -128,24 +142,17 @@ def load_matching(network: BEVNeXt, path: str | Path) -> list[str]:
         CheckpointError: the file is of a network with which this one shares no backbone.
     """
     config, state = read_checkpoint(path)
-    return _take_equal(network, config.name, state, path)
-
-
-def _take_equal(network: BEVNeXt, name_of_other: str, state: Mapping[str, Tensor], path: str | Path) -> list[str]:
     own = network.state_dict()
-    taken = [name for name, value in own.items() if name in state and state[name].shape == value.shape]
+    taken = {name: state[name] for name, value in own.items() if name in state and state[name].shape == value.shape}
     left = [name for name in own if name not in taken]
     backbone = [name for name in left if name.startswith("backbone.")]
     if backbone:
-        raise CheckpointError(f"{path} ('{name_of_other}') has another backbone: {_listing(backbone)}")
-    network.load_state_dict(own | {name: state[name] for name in taken})
-    lines = [f"started from {path} ('{name_of_other}'): {len(taken)} of {len(own)} entries taken"]
-    groups: dict[str, int] = {}
-    for name in left:
-        part = ".".join(name.split(".")[:2])
-        groups[part] = groups.get(part, 0) + 1
-    lines += [f"  not there or of another shape: {part} ({count})" for part, count in groups.items()]
-    return lines
+        raise CheckpointError(f"{path} ('{config.name}') has another backbone: {_listing(backbone)}")
+    network.load_state_dict(own | taken)
+    parts = Counter(".".join(name.split(".")[:2]) for name in left)
+    return [f"started from {path} ('{config.name}'): {len(taken)} of {len(own)} entries taken"] + [
+        f"  not there or of another shape: {part} ({count})" for part, count in parts.items()
+    ]
 
 
 def load_same_network(network: BEVNeXt, path: str | Path) -> str:

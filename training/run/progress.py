@@ -1,52 +1,73 @@
-"""What a training run says of itself while it runs."""
+"""What a training run says of itself while it runs: a bar, the log, and the numbers of its curves."""
 
 from __future__ import annotations
 
+import csv
 import logging
+import math
+import os
+import sys
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from bevnext_core.evaluation.distributed import Processes
 
+CURVES = "curves.csv"
+COLUMNS = ("step", "epoch", "samples", "loss", "heat", "box", "depth", "perspective", "norm", "rate",
+           "samples_per_second", "waited", "memory_gib", "load")
+"""Of the curves: the losses of one step; ``waited``: share of the time in which data was not there yet; ``load``: of
+the machine. A resumed run writes some steps again: the last row of a step counts."""
+
 
 class Progress:
-    """Bar and log lines: losses, samples/s, share of the time spent waiting for data, memory, time left.
+    """Bar, lines of the log and rows of ``curves.csv``, the last two of rank 0 alone.
 
     Args:
         every: steps from one line to the next; steps: of the whole run; first: steps that were done before;
         batch: samples a step on all ranks.
     """
 
-    def __init__(self, log: logging.Logger, every: int, processes: Processes, shown: bool, steps: int, first: int,
+    def __init__(self, log: logging.Logger, work_dir: Path, every: int, processes: Processes, steps: int, first: int,
                  batch: int) -> None:
-        from tqdm import tqdm
-
-        self.log, self.every, self.batch, self.device = log, every, batch, processes.device
-        self.bar = tqdm(total=steps, initial=first, unit="step", disable=not (shown and processes.is_main))
+        self.log, self.every, self.batch, self.processes = log, every, batch, processes
+        self.path = work_dir / CURVES
+        hidden = not processes.is_main or not sys.stderr.isatty()
+        self.bar = tqdm(total=steps, initial=first, unit="step", disable=hidden)
         self.since, self.waited, self.count, self.steps, self.first = time.perf_counter(), 0.0, 0, steps, True
 
-    def update(self, step: int, epoch: int, losses: dict[str, Tensor], total: Tensor, norm: Tensor, rate: float,
-               waited: float, skipped: int) -> None:
+    def update(self, step: int, epoch: int, losses: dict[str, Tensor], norm: Tensor, rate: float, waited: float,
+               skipped: int) -> bool:
+        """One step more. ``True`` where it was logged: every so many steps, and at the first."""
         self.bar.update()
         self.waited, self.count = self.waited + waited, self.count + 1
         if step % self.every and not self.first:
-            return
+            return False
         self.first = False
         seconds = time.perf_counter() - self.since
         speed = self.count * self.batch / seconds
-        boxes = sum(v.item() for k, v in losses.items() if k.startswith("task") and not k.endswith("heatmap"))
-        heat = sum(v.item() for k, v in losses.items() if k.endswith("heatmap"))
+        value = {name: loss.item() for name, loss in losses.items()}
+        heat = sum(v for name, v in value.items() if name.endswith("heatmap"))
+        box = sum(v for name, v in value.items() if name.startswith("task")) - heat
+        depth, perspective = (value.get(f"loss_{name}", math.nan) for name in ("depth", "perspective"))
+        row = (step, epoch, step * self.batch, sum(value.values()), heat, box, depth, perspective, norm.item(), rate,
+               speed, self.waited / seconds, memory_used(self.processes.device), os.getloadavg()[0])
+        if self.processes.is_main:
+            new = not self.path.exists()
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([COLUMNS] * new + [[f"{v:.6g}" if isinstance(v, float) else v for v in row]])
         left = (self.steps - step) * self.batch / speed
-        extra = f" perspective {losses['loss_perspective'].item():.3f}" if "loss_perspective" in losses else ""
-        text = (f"loss {total.item():.3f} (heat {heat:.3f} box {boxes:.3f} depth {losses['loss_depth'].item():.3f}"
-                f"{extra}) norm {norm.item():.1f} lr {rate:.2g} {speed:.2f} samples/s wait {self.waited / seconds:.0%} "
-                f"memory {memory_used(self.device):.2f} GiB")
+        extra = "" if math.isnan(perspective) else f" perspective {perspective:.3f}"
+        text = (f"loss {row[3]:.3f} (heat {heat:.3f} box {box:.3f} depth {depth:.3f}{extra}) norm {row[8]:.1f} "
+                f"lr {rate:.2g} {speed:.2f} samples/s wait {row[11]:.0%} memory {row[12]:.2f} GiB")
         self.bar.set_postfix_str(text)
         self.log.info("epoch %d step %d/%d %s left %d:%02d h skipped %d", epoch, step, self.steps, text,
-                 left // 3600, left % 3600 // 60, skipped)
+                      left // 3600, left % 3600 // 60, skipped)
         self.since, self.waited, self.count = time.perf_counter(), 0.0, 0
+        return True
 
 
 def memory_used(device: torch.device) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
-from bevnext_core.config import TrainingConfig
+from bevnext_core.config import ModelConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,10 @@ class Schedule:
         return 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio)
 
 
-def make_schedule(
-    training: TrainingConfig, samples: int, global_batch: int, learning_rate: float | None = None
-) -> Schedule:
-    """The schedule for ``samples`` per epoch; the rate is scaled from the published batch unless it is given."""
-    rate = training.learning_rate * global_batch / training.global_batch if learning_rate is None else learning_rate
+def make_schedule(training: TrainingConfig, samples: int, global_batch: int) -> Schedule:
+    """The schedule for ``samples`` per epoch; the rate is scaled from the configuration's batch to the one at hand."""
     return Schedule(
-        rate,
+        training.learning_rate * global_batch / training.global_batch,
         -(-samples // global_batch),
         training.epochs,
         training.warmup_iterations,
@@ -46,14 +44,42 @@ def make_schedule(
     )
 
 
-def learning_rate_statement(training: TrainingConfig, schedule: Schedule, global_batch: int) -> str:
-    """One line: what the learning rate became, and why."""
-    if global_batch == training.global_batch:
-        reason = f"the published rate for {global_batch} samples a step"
+def describe(config: ModelConfig, options: argparse.Namespace, ranks: int, frames: int | None, drawn: int | None,
+             ) -> list[str]:
+    """The schedule in words and numbers, for --dry-run and the log.
+
+    Args:
+        ranks: processes; frames: of the split; drawn: samples of an epoch; both ``None`` without a data set.
+    """
+    training, batch = config.training, options.batch * ranks
+    schedule = make_schedule(training, drawn or 1, batch)
+    lines = [f"{config.name}, stage {training.stage}: {training.epochs} epochs, {ranks} processes x {options.batch} "
+             f"samples = {batch} a step"]
+    if drawn is None:
+        lines.append("samples per epoch: unknown without --dataroot")
     else:
-        scaled = training.learning_rate * global_batch / training.global_batch
-        reason = (
-            f"published {training.learning_rate:g} for {training.global_batch} samples a step, "
-            f"{global_batch} here: linear scaling gives {scaled:g}"
-        )
-    return f"learning rate {schedule.learning_rate:g} ({reason})"
+        how = "after class-balanced resampling" if training.class_balanced else "all frames"
+        lines.append(f"samples per epoch: {drawn} {how}, of {frames} frames")
+        lines.append(f"iterations per epoch: {schedule.steps_per_epoch}, in all {schedule.steps}")
+    if batch == training.global_batch:
+        reason = f"the published rate for {batch} samples a step"
+    else:
+        reason = (f"{training.learning_rate:g} for {training.global_batch} samples a step, scaled linearly to the "
+                  f"{batch} here")
+    lines.append(f"learning rate {schedule.learning_rate:g} ({reason})")
+    for step in (0, training.warmup_iterations // 2, training.warmup_iterations):
+        rate = schedule.learning_rate * schedule.factor(step)
+        backbone = rate * training.backbone_lr_ratio
+        lines.append(f"  learning rate at iteration {step}: {rate:.4g}, backbone {backbone:.4g}")
+    shared = (f"; shared by runs of {training.shared_run} key frames, {options.batch // training.shared_run} in each "
+              "process and step" if training.shared_run else "")
+    sync = "never" if training.sync_bn_epoch is None else f"from epoch index {training.sync_bn_epoch}"
+    return lines + [
+        f"warm-up: {training.warmup_iterations} iterations, linear from {training.warmup_ratio:g}; constant after it",
+        f"AdamW: weight decay {training.weight_decay:g}, gradient norm clipped to {training.gradient_clip:g}",
+        f"EMA: decay {training.ema_decay:g} * (1 - exp(-n / {training.ema_ramp})), n from {training.ema_start}",
+        f"synchronised batch norm: {sync}",
+        f"history: {config.history.frames} frames{shared}",
+        f"loss weights: velocity {training.velocity_weight:g}, depth {training.depth_loss_weight:g}",
+        f"mixed precision: {options.amp}; gradient checkpointing: {options.gradient_checkpointing}",
+    ]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
-from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
+from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras
 from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from training.data.shared_runs import RunDataset, SharedBatch
 from training.run.batch_statistics import BatchStatistics, evaluating
@@ -29,44 +27,30 @@ class SharedForward(TrainingForward):
     augmentation, so in a batch of few runs its variance is far too small.
     """
 
-    def forward(self, batch: SharedBatch, with_history: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, batch: SharedBatch) -> dict[str, Tensor]:  # type: ignore[override]
         """Scalars by published name, as :meth:`TrainingForward.forward`."""
-        maps, encoded = self._shared(batch, with_history)
-        return self._losses(maps, batch, encoded.context)
-
-    def _shared(self, batch: SharedBatch, with_history: bool) -> tuple[HeadMaps, EncodedCameras]:
         network, geometry = self.network, batch.geometry
-        samples, slots = batch.slots.shape
-        cameras = batch.canvas.shape[1]
-        frames = len(batch.canvas) if with_history else samples
-        images = normalize(batch.canvas[:frames]).flatten(0, 1)
-        colors = canvas_colors(batch.canvas[:frames]).flatten(0, 1)
-        parameters = batch.own.camera_parameters()[:frames].flatten(0, 2)
-        here = slice(samples * cameras)
+        (samples, slots), (frames, cameras) = batch.slots.shape, batch.canvas.shape[:2]
+        images = normalize(batch.canvas).flatten(0, 1)
+        colors = canvas_colors(batch.canvas).flatten(0, 1)
+        parameters = batch.own.camera_parameters().flatten(0, 2)
+        here, before = slice(samples * cameras), slice(samples * cameras, None)
         present = geometry.frame(0)
         parts = (network.backbone, network.neck, network.depth_net, network.pre_process)
         with evaluating([network.depth_net.parameter_norm]), BatchStatistics(parts) as statistics:
             encoded = network.encode(images[here], colors[here], parameters[here])
-            key = network.lift(encoded, network.plan(present))
-            lifted = [key]
-            if not with_history:
-                lifted += [torch.zeros_like(key)] * (slots - 1)
-            else:
-                low = self.options.history_precision == "bf16"
-                before = slice(samples * cameras, None)
-                autocast = torch.autocast(images.device.type, torch.bfloat16) if low else nullcontext()
-                with torch.no_grad(), statistics.applied(), autocast:
-                    depth, context = encoded.depth.detach(), encoded.context.detach()
-                    if frames > samples:
-                        past = network.encode(images[before], colors[before], parameters[before])
-                        depth, context = torch.cat([depth, past.depth]), torch.cat([context, past.context])
-                    depth, context = depth.unflatten(0, (frames, -1)), context.unflatten(0, (frames, -1))
-                    for slot in range(1, slots):
-                        index = batch.slots[:, slot]
-                        chosen = EncodedCameras(depth[index].flatten(0, 1), context[index].flatten(0, 1))
-                        plan = network.plan(geometry.frame(slot))
-                        lifted.append(network.lift(chosen, plan).float())
-        return network.detect(torch.cat(lifted, 1), encoded, present), encoded
+            lifted = [network.lift(encoded, network.plan(present))]
+            with torch.no_grad(), statistics.applied():
+                depth, context = encoded.depth.detach(), encoded.context.detach()
+                if frames > samples:
+                    past = network.encode(images[before], colors[before], parameters[before])
+                    depth, context = torch.cat([depth, past.depth]), torch.cat([context, past.context])
+                depth, context = depth.unflatten(0, (frames, -1)), context.unflatten(0, (frames, -1))
+                for slot in range(1, slots):
+                    index = batch.slots[:, slot]
+                    chosen = EncodedCameras(depth[index].flatten(0, 1), context[index].flatten(0, 1))
+                    lifted.append(network.lift(chosen, network.plan(geometry.frame(slot))))
+        return self.losses(network.detect(torch.cat(lifted, 1), encoded, present), batch, encoded.context)
 
 
 @torch.no_grad()

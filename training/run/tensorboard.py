@@ -31,7 +31,7 @@ def open_tensorboard(folder: Path, log: logging.Logger) -> Board | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        log.info("TensorBoard is not installed, so no curves are written: pip install bevnext_ros[train]")
+        log.info("TensorBoard is not installed, so no pictures are written: pip install bevnext_ros[train]")
         return None
     return Board(SummaryWriter(str(folder)))
 
@@ -48,6 +48,7 @@ class Board:
         self.writer.add_scalar("loss/total", total.item(), step)
         self.writer.add_scalar("gradient_norm", norm.item(), step)
         self.writer.add_scalar("learning_rate", rate, step)
+        self.writer.flush()
 
     def pictures(self, step: int, batch: Batch, maps: HeadMaps | None, config: ModelConfig) -> None:
         """Pictures of the batch's first sample."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from bevnext_core.checkpoint import safe_torch_load
 from bevnext_core.errors import CheckpointError
 from bevnext_core.files import atomic_path
+from training.run.ema import ModelEma
+from training.run.training_forward import TrainingForward
 
 FORMAT = "bevnext-training-1"
 _NAME = re.compile(r"step_(\d{8})\.pt$")
@@ -23,11 +26,12 @@ class CheckpointFolder:
 
     Args:
         keep: how many are left; older ones are deleted after each write.
+        warn: is told of each that cannot be read.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 3) -> None:
+    def __init__(self, folder: str | Path, keep: int = 3, warn: Callable[[str], Any] = warnings.warn) -> None:
         self.folder = Path(folder)
-        self.keep = keep
+        self.keep, self.warn = keep, warn
 
     def paths(self) -> list[Path]:
         """All, oldest first."""
@@ -43,7 +47,7 @@ class CheckpointFolder:
         return path
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest one that can be read, or ``None`` when there is none. Warns about each it passes over.
+        """The newest one that can be read, or ``None`` when there is none.
 
         Raises:
             CheckpointError: there are checkpoints, and none can be read.
@@ -53,10 +57,25 @@ class CheckpointFolder:
             try:
                 return path, read_training_checkpoint(path)
             except CheckpointError as error:
-                warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=2)
+                self.warn(f"{error}; the checkpoint before it is used")
         if paths:
             raise CheckpointError(f"none of the {len(paths)} checkpoints in {self.folder} can be read")
         return None
+
+    def to_continue(self, resume: str | None, restarts: int) -> dict[str, Any] | None:
+        """What a run continues from: ``resume`` is ``newest``, a file or, not asked for, ``None``. A restart by
+        torchrun (``restarts``) continues without being asked.
+
+        Raises:
+            CheckpointError: nobody asked and there are checkpoints, or they cannot be read.
+        """
+        if resume not in (None, "newest"):
+            return read_training_checkpoint(resume)
+        if resume is None and restarts == 0 and self.paths():
+            raise CheckpointError(f"{self.folder} holds checkpoints; continue with --resume, or choose another "
+                                  "--work-dir")
+        found = self.newest()
+        return found[1] if found else None
 
 
 def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -84,3 +103,39 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+@dataclass
+class Run:
+    """What a step changes and a checkpoint holds, beside the random state.
+
+    ``epoch_step`` counts the steps of ``epoch``, ``skipped`` all that were skipped. A checkpoint holds neither those
+    ``skipped_in_row`` nor the ``unreadable`` frames (reasons by sample token): a resumed run may try again.
+    """
+
+    forward: TrainingForward
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: ModelEma
+    step: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def state(self) -> dict[str, Any]:
+        perspective = self.forward.perspective.state_dict() if self.forward.perspective else {}
+        return {"epoch": self.epoch, "epoch_step": self.epoch_step, "skipped": self.skipped, "perspective": perspective,
+                "model": self.forward.network.state_dict(), "ema": self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state`, with ``step`` beside it."""
+        for name in ("step", "epoch", "epoch_step", "skipped"):
+            setattr(self, name, saved[name])
+        self.forward.network.load_state_dict(saved["model"])
+        if self.forward.perspective is not None:
+            self.forward.perspective.load_state_dict(saved["perspective"])
+        for name in ("ema", "optimizer", "scaler"):
+            getattr(self, name).load_state_dict(saved[name])

@@ -1,4 +1,4 @@
-"""How much GPU memory a training step is expected to take, from what a real forward pass keeps."""
+"""Made-up batches in the shape of real ones, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import numpy as np
 import torch
 
 from bevnext_core.config import ModelConfig
-from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
 from training.data.dataset import Batch
 from training.data.shared_runs import SharedBatch, join_runs
-from training.run.gradient_checkpointing import enable_checkpointing
-from training.run.training_forward import TrainingForward
 
 
 def synthetic_batch(config: ModelConfig, samples: int = 1, seed: int = 0) -> Batch:
-    """Random images on a ring of cameras, a few boxes, sparse depth: for measurements only."""
+    """Random images on a ring of cameras, a few boxes, sparse depth."""
     rng = np.random.default_rng(seed)
     frames, cameras = config.history.frames + 1, len(config.cameras)
     height, width = config.image.height, config.image.width
@@ -57,7 +54,7 @@ def synthetic_batch(config: ModelConfig, samples: int = 1, seed: int = 0) -> Bat
 
 
 def synthetic_runs(config: ModelConfig, length: int, runs: int, seed: int = 0) -> SharedBatch:
-    """Runs of ``length`` frames in mid-scene, the ego going 4 m from frame to frame; for measurements only."""
+    """Runs of ``length`` frames in mid-scene, the ego going 4 m from frame to frame."""
     history = config.history.frames
     one_frame = replace(config, history=replace(config.history, frames=0))
     made = []
@@ -81,41 +78,3 @@ def synthetic_runs(config: ModelConfig, length: int, runs: int, seed: int = 0) -
             )
         )
     return join_runs(made)
-
-
-def kept_bytes(config: ModelConfig, checkpointing: bool) -> tuple[int, int]:
-    """(bytes that one sample's forward keeps for its backward, bytes of the network's state).
-
-    Runs one sample on the CPU in fp32; the storages that autograd saves are counted once each, parameters aside.
-    """
-    network = BEVNeXt(config)
-    if checkpointing:
-        enable_checkpointing(network)
-    step = TrainingForward(network.train())
-    state = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in network.parameters()}
-    kept: dict[int, int] = {}
-    alive = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in state:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    # History frames keep nothing: the present frame alone tells.
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = step(synthetic_batch(config, 1), with_history=False)
-    del losses
-    return sum(kept.values()), sum(state.values())
-
-
-def expected_memory(config: ModelConfig, batch: int, checkpointing: bool) -> str:
-    """One line for ``--dry-run``."""
-    per_sample, state = kept_bytes(config, checkpointing)
-    # weights, gradients, two moments, average
-    total = per_sample * batch + 5 * state
-    return (
-        f"about {total / 2**30:.1f} GiB for {batch} samples in fp32 ({per_sample / 2**30:.2f} GiB of activations per "
-        f"sample, {5 * state / 2**30:.2f} GiB of weights, gradients, moments and average; workspace comes on top)"
-    )
