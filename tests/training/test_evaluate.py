@@ -177,3 +177,22 @@ def test_pictures_of_a_step(folder: Path) -> None:
     cameras = [pictures[f"camera/{camera}"] for camera in config.cameras]
     drawn = [not np.array_equal(p, batch.canvas[0, 0, i].numpy()) for i, p in enumerate(cameras)]
     assert any(drawn)
+
+
+def test_boxes_are_drawn_where_the_augmented_image_has_them(folder: Path) -> None:
+    """A world and its mirror image, which the BEV augmentation takes back, look the same to the cameras."""
+    config = tiny_config(folder)
+    batch, step = synthetic_batch(config, 1), TrainingForward(BEVNeXt(config).eval())
+    with torch.no_grad():
+        step(batch)
+    assert step.maps is not None
+    for task in step.maps.tasks:
+        task["heatmap"].fill_(-20.0)
+    plain = sample_pictures(batch, step.maps, config)
+    batch.geometry.bda = torch.diag(torch.tensor([1.0, -1, 1]))[None]
+    moved = sample_pictures(batch, step.maps, config)
+    batch.boxes = [boxes * torch.tensor([1, -1, 1, 1, 1, 1, -1, 1, -1]) for boxes in batch.boxes]
+    mirrored = sample_pictures(batch, step.maps, config)
+    for name in (f"camera/{camera}" for camera in config.cameras):
+        here, there = (np.abs(plain[name] - other[name].astype(float)).mean() for other in (mirrored, moved))
+        assert here < 0.05 and there > 1, name

@@ -6,24 +6,23 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from bevnext_core.boxes import box_corners
 from bevnext_core.config import ModelConfig
+from bevnext_core.detections import Detections
+from bevnext_core.draw.bev import BevView, draw_bev
+from bevnext_core.draw.cameras import detection_layer, draw_box_edges, truth_layer
 from bevnext_core.network.bevnext import HeadMaps
-from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.streaming.decode import boxes_from_maps
 from training.data.dataset import Batch
+from training.data.shared_runs import SharedBatch
 from training.losses.targets import detection_targets
 
-EDGES = [(i, (i + 1) % 4) for i in range(4)] + [(4 + i, 4 + (i + 1) % 4) for i in range(4)] + [
-    (i, 4 + i) for i in range(4)
-]
 PIXELS_PER_CELL = 4
-TRUTH_COLOR, BOX_COLOR = (120, 255, 120), (255, 158, 0)
+MIN_SCORE = 0.2
 
 
 def open_tensorboard(folder: Path, log: logging.Logger) -> Board | None:
@@ -43,74 +42,48 @@ class Board:
         self.writer = writer
 
     def scalars(self, step: int, losses: dict[str, Tensor], total: Tensor, norm: Tensor, rate: float) -> None:
-        for name, value in losses.items():
-            self.writer.add_scalar(f"loss/{name}", value.item(), step)
-        self.writer.add_scalar("loss/total", total.item(), step)
-        self.writer.add_scalar("gradient_norm", norm.item(), step)
-        self.writer.add_scalar("learning_rate", rate, step)
+        named = {f"loss/{name}": value.item() for name, value in losses.items()}
+        named |= {"loss/total": total.item(), "gradient_norm": norm.item(), "learning_rate": rate}
+        for name, value in named.items():
+            self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def pictures(self, step: int, batch: Batch, maps: HeadMaps | None, config: ModelConfig) -> None:
+    def pictures(self, step: int, batch: Batch | SharedBatch, maps: HeadMaps | None, config: ModelConfig) -> None:
         """Pictures of the batch's first sample."""
-        if maps is None:
-            return
-        for name, picture in sample_pictures(batch, maps, config).items():
+        for name, picture in sample_pictures(batch, maps, config).items() if maps else ():
             self.writer.add_image(name, picture, step, dataformats="HWC")
         self.writer.flush()
 
 
 @torch.no_grad()
-def sample_pictures(batch: Batch, maps: HeadMaps, config: ModelConfig) -> dict[str, np.ndarray]:
+def sample_pictures(batch: Batch | SharedBatch, maps: HeadMaps, config: ModelConfig) -> dict[str, np.ndarray]:
     """uint8 RGB pictures of the first sample: ``heatmap`` (predicted beside target), ``bev``, one per camera.
 
-    Ground truth is green, predictions above a score of 0.2 are orange.
+    Ground truth is green, predictions above a score of :data:`MIN_SCORE` have their class's colour.
     """
     tasks = [{name: value[:1] for name, value in task.items()} for task in maps.tasks]
-    predicted = torch.cat([task["heatmap"].float().sigmoid() for task in tasks], 1)[0].amax(0).cpu()
+    predicted = torch.cat([task["heatmap"].float().sigmoid() for task in tasks], 1)[0].amax(0)
     boxes, labels = batch.boxes[:1], batch.labels[:1]
-    expected = detection_targets(boxes, labels, config).heatmaps[0].amax(0).cpu()
+    expected = detection_targets(boxes, labels, config).heatmaps[0].amax(0)
     found = boxes_from_maps(tasks, config)[0]
-    layers = [(boxes[0].cpu().numpy(), TRUTH_COLOR), (found.boxes[found.scores > 0.2], BOX_COLOR)]
-    both = torch.cat([predicted, torch.ones(predicted.shape[0], 2), expected], 1).flip(0)
-    pictures = {"heatmap": np.repeat((both.numpy() * 255).astype(np.uint8)[..., None], 3, 2)}
-    pictures["bev"] = _from_above(layers, config)
-    geometry = batch.geometry.frame(0)
+    detections = Detections(found.boxes, found.scores, found.labels, config.class_names, 0, np.eye(4)).above(MIN_SCORE)
+    layers = [truth_layer(boxes[0].cpu().numpy()), detection_layer(detections)]
+    # x upwards and y to the left, as the boxes from above
+    both = torch.cat([expected.T.flip(0, 1), torch.ones_like(expected[:, :2]), predicted.T.flip(0, 1)], 1)
+    pictures = {"heatmap": np.repeat((both.cpu().numpy() * 255).astype(np.uint8)[..., None], 3, 2)}
+    pictures["bev"] = draw_bev(layers, BevView(config.bev.size * PIXELS_PER_CELL, config.bev.extent))
+    geometry = batch.geometry.frame(0).to("cpu")
     for index, camera in enumerate(config.cameras):
         canvas = batch.present_canvas()[0, index].cpu().numpy().copy()
-        for layer, color in layers:
-            _draw_in_image(canvas, layer, color, geometry, index)
+        rotation, translation, intrinsics, image_rotation, image_translation = (
+            getattr(geometry, name)[0, 0, index].double().numpy()
+            for name in ("rotation", "translation", "intrinsics", "image_rotation", "image_translation")
+        )
+        # The boxes lie in the augmented ego frame, the pixels are those of the augmented image.
+        unaugmented = np.linalg.inv(geometry.bda[0].double().numpy())
+        matrix = (image_rotation + np.outer(image_translation, (0, 0, 1))) @ intrinsics
+        for layer in layers:
+            for corners, color in zip(box_corners(layer.boxes), layer.colors):
+                draw_box_edges(canvas, (corners @ unaugmented.T - translation) @ rotation, matrix, color)
         pictures[f"camera/{camera}"] = canvas
     return pictures
-
-
-def _from_above(layers: list[tuple[np.ndarray, tuple[int, int, int]]], config: ModelConfig) -> np.ndarray:
-    """x to the right, y up."""
-    size = config.bev.size * PIXELS_PER_CELL
-    picture = np.full((size, size, 3), 24, np.uint8)
-    for boxes, color in layers:
-        for corners in box_corners(boxes)[:, [0, 3, 7, 4], :2]:
-            pixels = (corners + config.bev.extent) / config.bev.cell * PIXELS_PER_CELL
-            pixels[:, 1] = size - pixels[:, 1]
-            cv2.polylines(picture, [np.rint(pixels).astype(np.int32)], True, color)
-    return picture
-
-
-def _draw_in_image(
-    canvas: np.ndarray, boxes: np.ndarray, color: tuple[int, int, int], geometry: CameraGeometry, camera: int
-) -> None:
-    """Boxes in the augmented ego frame, into the augmented image; those that reach behind the camera are left out."""
-    unaugmented = torch.linalg.inv(geometry.bda[0].double()).cpu().numpy()
-    rotation, translation, intrinsics, image_rotation, image_translation = (
-        getattr(geometry, name)[0, 0, camera].double().cpu().numpy()
-        for name in ("rotation", "translation", "intrinsics", "image_rotation", "image_translation")
-    )
-    for corners in box_corners(boxes):
-        points = (corners @ unaugmented.T - translation) @ rotation
-        if (points[:, 2] < 0.5).any():
-            continue
-        pixels = points @ intrinsics.T
-        pixels = pixels / pixels[:, 2:] @ image_rotation.T + image_translation
-        pixels = np.clip(pixels[:, :2], -2000, 4000)
-        for a, b in EDGES:
-            start, end = (tuple(int(v) for v in np.rint(pixels[i])) for i in (a, b))
-            cv2.line(canvas, start, end, color, 1)

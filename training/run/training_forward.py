@@ -47,7 +47,7 @@ class TrainingForward(nn.Module):
         encoded = network.encode(images[:, 0].flatten(0, 1), *shared)
         lifted = [network.lift(encoded, network.plan(present))]
         with torch.no_grad():
-            for index in range(1, geometry.frames):
+            for index in range(1, images.shape[1]):
                 past = network.encode(images[:, index].flatten(0, 1), *shared)
                 lifted.append(network.lift(past, network.plan(geometry.frame(index))))
         return self.losses(network.detect(torch.cat(lifted, 1), encoded, present), batch, encoded.context)
