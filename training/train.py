@@ -46,11 +46,11 @@ from bevnext_core.checkpoint import save_checkpoint  # noqa: E402
 from bevnext_core.evaluation.distributed import Processes, join_processes, leave_processes  # noqa: E402
 from bevnext_core.network.bevnext import BEVNeXt  # noqa: E402
 from training.data.cbgs import balanced_frames  # noqa: E402
-from training.data.dataset import Batch, DatasetOptions, TrainingDataset, join_samples  # noqa: E402
+from training.data.dataset import Batch, TrainingDataset, join_samples  # noqa: E402
 from training.data.index import open_index  # noqa: E402
 from training.data.loader import batches_of, make_loader  # noqa: E402
 from training.data.sampler import EpochSampler  # noqa: E402
-from training.data.shared_runs import RunDataset, RunSampler, SharedBatch, join_runs  # noqa: E402
+from training.data.shared_runs import RunDataset, RunSampler, join_runs  # noqa: E402
 from training.run.ema import ModelEma  # noqa: E402
 from training.run.gradient_checkpointing import enable_checkpointing  # noqa: E402
 from training.run.initialisation import initialise  # noqa: E402
@@ -90,8 +90,7 @@ def open_data(config: ModelConfig, options: argparse.Namespace, processes: Proce
     if processes.is_main:
         processes.barrier()
     kind = RunDataset if config.training.shared_run else TrainingDataset
-    how = DatasetOptions(config.training.augmentation, config.training.missing_lidar)
-    return kind(index, config, options.scenes or options.split, how)
+    return kind(index, config, options.scenes or options.split)
 
 
 def draw_frames(data: TrainingDataset, seed: int) -> Tensor:
@@ -106,7 +105,7 @@ def draw_frames(data: TrainingDataset, seed: int) -> Tensor:
 
 def make_sampler(
     data: TrainingDataset, frames: Tensor, options: argparse.Namespace, processes: Processes
-) -> EpochSampler | RunSampler:
+) -> EpochSampler:
     """What decides which samples a step takes."""
     training, place = data.config.training, (processes.rank, processes.count, options.seed)
     if not training.shared_run:
@@ -136,7 +135,7 @@ class Step:
     overflow: bool = False
 
 
-def train_step(run: Run, model: nn.Module, batch: Batch | SharedBatch, amp: torch.dtype | None, processes: Processes,
+def train_step(run: Run, model: nn.Module, batch: Batch, amp: torch.dtype | None, processes: Processes,
                ) -> Step:
     """Forward, backward, clip, optimiser, average. Without a trace where loss or gradient is not finite."""
     network, training = run.forward.network, run.forward.network.config.training
@@ -171,7 +170,7 @@ def train_step(run: Run, model: nn.Module, batch: Batch | SharedBatch, amp: torc
     return result
 
 
-def guard_step(run: Run, result: Step, batch: Batch | SharedBatch, processes: Processes) -> None:
+def guard_step(run: Run, result: Step, batch: Batch, processes: Processes) -> None:
     """Count and log what went wrong.
 
     Raises:

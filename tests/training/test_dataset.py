@@ -20,12 +20,12 @@ from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.errors import DatasetError
 from tests.nuscenes_dataroot import edit_table, write_dataroot
 from tests.paths import ROOT
-from training.data.dataset import DatasetOptions, SampleRequest, TrainingDataset, join_samples
+from tests.training.tiny import with_training
+from training.data.dataset import SampleRequest, TrainingDataset, join_samples
 from training.data.index import DatasetIndex, index_path, open_index
 
-SMALL = load_config(ROOT / "config/model/small_stage2.yaml")
-ONE_FRAME = load_config(ROOT / "config/model/small_stage1.yaml")
-PLAIN = DatasetOptions(augment=False)
+SMALL = with_training(load_config(ROOT / "config/model/small_stage2.yaml"), augmentation=False)
+ONE_FRAME = with_training(load_config(ROOT / "config/model/small_stage1.yaml"), augmentation=False)
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def dataroot(tmp_path: Path) -> Path:
     return write_dataroot(tmp_path / "data", {"scene-0103": 4, "scene-0061": 1})
 
 
-def make(dataroot: Path, config: ModelConfig = SMALL, split: Any = "mini_val", **options: Any) -> TrainingDataset:
+def make(dataroot: Path, config: ModelConfig = SMALL, split: Any = "mini_val", **training: Any) -> TrainingDataset:
     index = open_index(dataroot, "v1.0-mini", dataroot.parent / "cache", progress=False)
-    return TrainingDataset(index, config, split, DatasetOptions(**({"augment": False} | options)))
+    return TrainingDataset(index, with_training(config, **training), split)
 
 
 def request(frame: int, position: int = 0, epoch: int = 0) -> SampleRequest:
-    return SampleRequest(frame, 7, epoch, position)
+    return SampleRequest((frame,), 7, epoch, position)
 
 
 # ---------------------------------------------------------------------------------------------- index
@@ -185,7 +185,7 @@ def test_geometry_equals_that_of_the_detector(dataroot: Path) -> None:
 
 
 def test_samples_follow_the_request_alone(dataroot: Path) -> None:
-    data = make(dataroot, augment=True)
+    data = make(dataroot, augmentation=True)
     a, b = data[request(2, 5)], data[request(2, 5)]
     c, d = data[request(2, 6)], data[request(2, 5, epoch=1)]
     assert torch.equal(a.canvas, b.canvas) and torch.equal(a.boxes[0], b.boxes[0])
@@ -195,7 +195,7 @@ def test_samples_follow_the_request_alone(dataroot: Path) -> None:
 
 
 def test_a_camera_keeps_its_draw_over_the_frames_and_cameras_differ(dataroot: Path) -> None:
-    geometry = make(dataroot, augment=True)[request(3, 1)].geometry
+    geometry = make(dataroot, augmentation=True)[request(3, 1)].geometry
     assert torch.equal(geometry.image_rotation[:, 0], geometry.image_rotation[:, 2])
     first = geometry.image_rotation[0, 0].flatten(1)
     assert len(torch.unique(first, dim=0)) == 6
@@ -203,7 +203,7 @@ def test_a_camera_keeps_its_draw_over_the_frames_and_cameras_differ(dataroot: Pa
 
 def test_augmented_boxes_stay_on_their_objects(dataroot: Path) -> None:
     """A box centre projects to the same recorded pixel whatever the augmentation."""
-    data = make(dataroot, config=ONE_FRAME, augment=True)
+    data = make(dataroot, config=ONE_FRAME, augmentation=True)
 
     def recorded_pixels(sample: Any) -> np.ndarray:
         g = sample.geometry
@@ -255,14 +255,14 @@ def test_an_image_of_another_size_is_reported(dataroot: Path) -> None:
 def test_when_no_frame_can_be_read_the_list_is_given(dataroot: Path) -> None:
     data = make(dataroot, config=ONE_FRAME)
     shutil.rmtree(dataroot / "samples" / "CAM_FRONT")
-    with pytest.raises(DatasetError, match=r"20 frames in a row could not be used; scene-0103-sample0: CAM_FRONT"):
+    with pytest.raises(DatasetError, match=r"20 samples in a row could not be used; scene-0103-sample0: CAM_FRONT"):
         data[request(0)]
 
 
 def test_missing_lidar(dataroot: Path) -> None:
     (dataroot / str(make(dataroot).index.lidar_files[1])).unlink()
     strict = make(dataroot, config=ONE_FRAME)[request(1)]
-    assert strict.tokens != ["scene-0103-sample1"] and "--missing-lidar" in strict.faults[0][1]
+    assert strict.tokens != ["scene-0103-sample1"] and "training.missing_lidar" in strict.faults[0][1]
     lenient = make(dataroot, config=ONE_FRAME, missing_lidar="no-depth-loss")
     sample = lenient[request(1)]
     assert sample.tokens == ["scene-0103-sample1"] and not sample.faults and not sample.depth.any()
@@ -295,12 +295,12 @@ def test_a_split_that_is_not_there_and_other_cameras(dataroot: Path) -> None:
 def test_real_key_frames(sample: Path, tmp_path: Path) -> None:
     index = open_index(sample, "v1.0-mini", tmp_path, progress=False)
     assert len(index) == 5 and not index.faults
-    data = TrainingDataset(index, ONE_FRAME, "mini_train", PLAIN)
+    data = TrainingDataset(index, ONE_FRAME, "mini_train")
     drawn = data[request(int(data.frames[0]))]
     known = drawn.depth[drawn.depth > 0]
     assert len(known) > 1000 and float(known.min()) >= 1 and float(known.max()) < 60
     assert len(drawn.boxes[0]) > 20
-    history = TrainingDataset(index, SMALL, "mini_val", DatasetOptions(False, "no-depth-loss"))
+    history = TrainingDataset(index, with_training(SMALL, missing_lidar="no-depth-loss"), "mini_val")
     last = history[request(int(history.frames[-1]))]
     assert last.geometry.translation.shape == (1, 3, 6, 3) and not last.depth.any() and not last.faults
 
@@ -309,7 +309,7 @@ def test_real_key_frames(sample: Path, tmp_path: Path) -> None:
 def test_lidar_depth_falls_on_the_objects_of_the_image(sample: Path, tmp_path: Path) -> None:
     """At the image centre of near, well-hit boxes the lidar depth is that of the box: geometry is right."""
     index = open_index(sample, "v1.0-mini", tmp_path, progress=False)
-    data = TrainingDataset(index, ONE_FRAME, "mini_train", PLAIN)
+    data = TrainingDataset(index, ONE_FRAME, "mini_train")
     frame = int(data.frames[0])
     drawn = data[request(frame)]
     boxes = index.boxes[index.box_start[frame] : index.box_start[frame + 1]]

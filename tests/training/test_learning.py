@@ -29,9 +29,9 @@ from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from bevnext_world.recording.generate import Order, generate
 from bevnext_world.recording.splits import scene_names
 from training import ablate, train
-from training.data.dataset import DatasetOptions, SampleRequest, TrainingDataset
+from training.data.dataset import SampleRequest, TrainingDataset
 from training.data.index import open_index
-from training.data.shared_runs import RunDataset, RunRequest
+from training.data.shared_runs import RunDataset
 from training.losses.targets import DetectionTargets, detection_targets
 from training.run import training_forward
 
@@ -140,8 +140,8 @@ def pose_error(folder: Path, checkpoint: Path) -> float:
     """Largest distance between a camera of a window as training has it now, and as the stream lifts from it."""
     detector = Detector.from_checkpoint(checkpoint)
     index = open_index(folder / "data", "v1.0-mini", folder / "index", progress=False)
-    data = RunDataset(index, detector.config, [SCENE], DatasetOptions(augment=False))
-    training = data[RunRequest(tuple(range(FRAMES)), 0, 0, 0)].geometry.translation.numpy()
+    data = RunDataset(index, detector.config, [SCENE])
+    training = data[SampleRequest(tuple(range(FRAMES)), 0, 0, 0)].geometry.translation.numpy()
     reader = NuScenesReader(folder / "data", "v1.0-mini", split=SPLIT)
     worst = 0.0
     for frame, expected in zip(reader.frames(SCENE), training, strict=True):
@@ -156,11 +156,11 @@ def depth_error(folder: Path, checkpoint: Path) -> float:
     detector = Detector.from_checkpoint(checkpoint)
     config = detector.config
     index = open_index(folder / "data", "v1.0-mini", folder / "index", progress=False)
-    data = TrainingDataset(index, config, [SCENE], DatasetOptions(augment=False))
+    data = TrainingDataset(index, config, [SCENE])
     bins = torch.tensor(config.depth.values).view(1, -1, 1, 1)
     differences = []
     for frame in range(FRAMES):
-        sample = data[SampleRequest(frame, 0, 0, 0)]
+        sample = data[SampleRequest((frame,), 0, 0, 0)]
         present = sample.present_canvas()
         parameters = sample.geometry.frame(0).camera_parameters().flatten(0, 2)
         with torch.no_grad():

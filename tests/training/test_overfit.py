@@ -44,7 +44,7 @@ class EveryFrameEachStep(EpochSampler):
         for step in range(self.first_step, len(self)):
             first = step * self.batch
             frames = self.frames[: self.batch]
-            yield [SampleRequest(int(f), self.seed, self.epoch, first + i) for i, f in enumerate(frames)]
+            yield [SampleRequest((int(f),), self.seed, self.epoch, first + i) for i, f in enumerate(frames)]
 
 
 @pytest.mark.sample
@@ -60,14 +60,14 @@ def test_two_real_frames_are_learned_by_heart_from_their_images(
     plain = TrainingDataset._sample
 
     @functools.cache  # without augmentation a sample is always the same, and decoding it takes as long as a step
-    def cached(data: TrainingDataset, frame: int) -> Batch:
-        return plain(data, frame, np.random.default_rng(0), [])
+    def cached(data: TrainingDataset, frames: tuple[int, ...]) -> Batch | None:
+        return plain(data, frames, np.random.default_rng(0), [])
 
     def two_frames(data: TrainingDataset, seed: int) -> torch.Tensor:
         first = [int(np.flatnonzero(data.index.scenes == scene)[0]) for scene in ("scene-0061", "scene-0103")]
         return torch.tensor(first).repeat(STEPS)
 
-    monkeypatch.setattr(TrainingDataset, "_sample", lambda data, frame, *_: Batch(**vars(cached(data, frame))))
+    monkeypatch.setattr(TrainingDataset, "_sample", lambda data, frames, *_: Batch(**vars(cached(data, frames))))
     monkeypatch.setattr(train, "draw_frames", two_frames)
     monkeypatch.setattr(train, "EpochSampler", EveryFrameEachStep)
     data = ["--dataroot", str(sample), "--version", "v1.0-mini", "--device", "cpu"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from bevnext_core.config import FEATURE_STRIDE
 from bevnext_core.network.camera_geometry import CameraGeometry
-from tests.training.tiny import arguments, tiny_config, tiny_dataroot
+from tests.training.tiny import arguments, tiny_config, tiny_dataroot, with_training
 from training import train as script
 from training.data.synthetic import synthetic_batch
 from training.losses.perspective_targets import PerspectiveLoss, patch_classes
@@ -111,8 +110,7 @@ def test_it_is_off_by_default_and_reaches_the_backbone(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, stage=1)
     batch = synthetic_batch(config, 1)
     assert "loss_perspective" not in TrainingForward(BEVNeXt(config))(batch)
-    training = dataclasses.replace(config.training, perspective_weight=2.0)
-    step = TrainingForward(BEVNeXt(dataclasses.replace(config, training=training)))
+    step = TrainingForward(BEVNeXt(with_training(config, perspective_weight=2.0)))
     step(batch)["loss_perspective"].backward()
     assert float(step.network.backbone.conv1.weight.grad.abs().sum()) > 0  # type: ignore[union-attr]
     assert all(p.grad is None for p in step.network.proposal_head.parameters())

@@ -13,7 +13,7 @@ FRAMES = np.arange(100, 123)
 
 def epoch(sampler: EpochSampler, number: int, step: int = 0) -> list[list[int]]:
     sampler.start(number, step)
-    return [[request.frame for request in batch] for batch in sampler]
+    return [[request.frames[0] for request in batch] for batch in sampler]
 
 
 def test_an_epoch_holds_every_frame_and_is_filled_from_its_start() -> None:

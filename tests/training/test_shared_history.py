@@ -17,11 +17,11 @@ from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from tests.nuscenes_dataroot import write_dataroot
 from tests.training.test_train import assert_identical
-from tests.training.tiny import arguments, run_train, tiny_config
+from tests.training.tiny import arguments, run_train, tiny_config, with_training
 from training import train as script
-from training.data.dataset import DatasetOptions, SampleRequest, TrainingDataset
+from training.data.dataset import SampleRequest, TrainingDataset
 from training.data.index import open_index
-from training.data.shared_runs import RunDataset, RunRequest, RunSampler, SharedBatch, join_runs
+from training.data.shared_runs import RunDataset, RunSampler, SharedBatch, join_runs
 from training.run.batch_statistics import BatchStatistics
 from training.run.gradient_checkpointing import enable_checkpointing
 from training.run.shared_forward import SharedForward, measure_parameters
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dataset(folder: Path, augment: bool = False, kind: type[TrainingDataset] = RunDataset) -> Any:
     index = open_index(folder / "data", "v1.0-mini", folder / "cache", progress=False)
-    return kind(index, tiny_config(folder), "mini_train", DatasetOptions(augment=augment))
+    return kind(index, with_training(tiny_config(folder), augmentation=augment), "mini_train")
 
 
 def two_runs(folder: Path, augment: bool = False) -> SharedBatch:
@@ -47,7 +47,7 @@ def two_runs(folder: Path, augment: bool = False) -> SharedBatch:
     second = int(np.flatnonzero(data.index.scenes == "scene-0061")[0])
     first = int(np.flatnonzero(data.index.scenes == "scene-0553")[0])
     return join_runs(
-        [data[RunRequest(tuple(range(f, f + 3)), 1, 0, p)] for p, f in enumerate((first, second + 3))]
+        [data[SampleRequest(tuple(range(f, f + 3)), 1, 0, p)] for p, f in enumerate((first, second + 3))]
     )
 
 
@@ -197,10 +197,10 @@ def test_a_run_holds_the_windows_that_the_frames_would_have(folder: Path) -> Non
     runs, singles = dataset(folder), dataset(folder, kind=TrainingDataset)
     start = int(np.flatnonzero(runs.index.scenes == "scene-0061")[0])
     for first in (start, start + 3):
-        run = runs[RunRequest((first, first + 1, first + 2), 1, 0, 0)]
+        run = runs[SampleRequest((first, first + 1, first + 2), 1, 0, 0)]
         assert len(run.canvas) == (3 if first == start else 5)
         for number in range(3):
-            single = singles[SampleRequest(first + number, 1, 0, 0)]
+            single = singles[SampleRequest((first + number,), 1, 0, 0)]
             assert torch.equal(run.canvas[run.slots[number]], single.canvas[0])
             for name in ("rotation", "translation", "intrinsics", "image_rotation", "image_translation"):
                 assert torch.equal(getattr(run.geometry, name)[number], getattr(single.geometry, name)[0]), (
@@ -241,10 +241,10 @@ def test_an_unreadable_sample_gives_another_run_and_unreadable_history_the_prese
     data = dataset(tmp_path)
     start = int(np.flatnonzero(data.index.scenes == "scene-0061")[0])
     (data.index.dataroot / str(data.index.image_files[start + 2, 3])).write_bytes(b"no image")
-    run = data[RunRequest((start + 3, start + 4), 1, 0, 0)]
+    run = data[SampleRequest((start + 3, start + 4), 1, 0, 0)]
     assert [token for token, _ in run.faults] == ["scene-0061-sample2"]
     assert run.slots.tolist() == [[0, 0, 2], [1, 0, 1]] and run.tokens[0] == "scene-0061-sample3"
-    run = data[RunRequest((start + 1, start + 2), 1, 0, 0)]
+    run = data[SampleRequest((start + 1, start + 2), 1, 0, 0)]
     assert len(run.tokens) == 2 and "scene-0061-sample2" not in run.tokens
     assert "CAM_BACK_LEFT" in run.faults[0][1]
 
@@ -271,14 +271,14 @@ def sampler(
     return RunSampler(data.index, frames, 2, batch, rank, ranks, 1, balanced)
 
 
-def epoch(sampler: RunSampler, number: int, step: int = 0) -> list[list[RunRequest]]:
+def epoch(sampler: RunSampler, number: int, step: int = 0) -> list[list[SampleRequest]]:
     sampler.start(number, step)
     return list(sampler)
 
 
 def test_an_epoch_covers_the_scenes_but_for_their_ends(folder: Path) -> None:
     whole = sampler(folder)
-    assert whole.runs == 4 + 3 + 1 and len(whole) == 4 and whole.samples == 16
+    assert whole.count == 4 + 3 + 1 and len(whole) == 4 and whole.samples == 16
     scenes = dataset(folder).index.scenes
     covered = []
     for number in range(6):
@@ -292,7 +292,7 @@ def test_an_epoch_covers_the_scenes_but_for_their_ends(folder: Path) -> None:
 
 def test_class_balanced_runs_hold_a_drawn_frame_each(folder: Path) -> None:
     balanced = sampler(folder, balanced=True)
-    assert balanced.runs == 10
+    assert balanced.count == 10
     runs = [request.frames for step in epoch(balanced, 0) for request in step]
     assert all(len(run) == 2 and run[1] == run[0] + 1 for run in runs)
 

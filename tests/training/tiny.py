@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from bevnext_core.config import ModelConfig, load_config
 from tests.nuscenes_dataroot import write_dataroot
@@ -34,6 +36,11 @@ def tiny_file(folder: Path, stage: int = 2, epochs: int = 2) -> Path:
 
 def tiny_config(folder: Path, stage: int = 2) -> ModelConfig:
     return load_config(tiny_file(folder, stage))
+
+
+def with_training(config: ModelConfig, **values: Any) -> ModelConfig:
+    """``config`` with other values of its training part."""
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **values))
 
 
 def tiny_dataroot(folder: Path) -> Path:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import Self
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.config import FEATURE_STRIDE, ModelConfig
@@ -42,25 +43,12 @@ SUBSTITUTES = 20
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One sample of an epoch: which frame, and what seeds its random choices."""
+    """One sample of an epoch, or one run of samples: its frames, oldest first, and what seeds its random choices."""
 
-    frame: int
+    frames: tuple[int, ...]
     seed: int
     epoch: int
     position: int
-
-
-@dataclass(frozen=True)
-class DatasetOptions:
-    """
-    Attributes:
-        augment: image and BEV augmentation; off for the overfit check.
-        missing_lidar: what a key frame without a lidar file is: ``skip`` treats it like any unreadable frame,
-            ``no-depth-loss`` trains on it without depth supervision.
-    """
-
-    augment: bool = True
-    missing_lidar: Literal["skip", "no-depth-loss"] = "skip"
 
 
 @dataclass
@@ -88,19 +76,17 @@ class Batch:
         """``[B, N, H, W, 3]``: the present frame of each sample."""
         return self.canvas[:, 0]
 
-    def to(self, device: torch.device | str) -> Batch:
-        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
-        return Batch(
-            move(self.canvas),
-            self.geometry.to(device),
-            [move(b) for b in self.boxes],
-            [move(x) for x in self.labels],
-            move(self.depth),
-            self.tokens,
-            self.faults,
-        )
+    def to(self, device: torch.device | str) -> Self:
+        def move(value: Any) -> Any:
+            if isinstance(value, list):
+                return [move(item) for item in value]
+            if isinstance(value, CameraGeometry):
+                return value.to(device)
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
-    def pin_memory(self) -> Batch:
+        return type(self)(**{name: move(value) for name, value in vars(self).items()})
+
+    def pin_memory(self) -> Self:
         """Called by the data loader: the large tensors in page-locked memory."""
         self.canvas, self.depth = self.canvas.pin_memory(), self.depth.pin_memory()
         return self
@@ -108,18 +94,20 @@ class Batch:
 
 def join_samples(samples: Sequence[Batch]) -> Batch:
     """One batch from batches of one sample (the data loader's collate function)."""
-    geometry = {
-        name: torch.cat([getattr(sample.geometry, name) for sample in samples]) for name in vars(samples[0].geometry)
-    }
     return Batch(
         torch.cat([sample.canvas for sample in samples]),
-        CameraGeometry(**geometry),
+        join_geometry([sample.geometry for sample in samples]),
         [boxes for sample in samples for boxes in sample.boxes],
         [labels for sample in samples for labels in sample.labels],
         torch.cat([sample.depth for sample in samples]),
         [token for sample in samples for token in sample.tokens],
         [fault for sample in samples for fault in sample.faults],
     )
+
+
+def join_geometry(parts: Sequence[CameraGeometry]) -> CameraGeometry:
+    """The samples of all ``parts``, which have as many frames each."""
+    return CameraGeometry(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 class TrainingDataset(Dataset):
@@ -132,16 +120,9 @@ class TrainingDataset(Dataset):
         DatasetError: no frame of the split in the index, or none with an annotated object.
     """
 
-    def __init__(
-        self,
-        index: DatasetIndex,
-        config: ModelConfig,
-        split: str | Sequence[str],
-        options: DatasetOptions | None = None,
-    ) -> None:
+    def __init__(self, index: DatasetIndex, config: ModelConfig, split: str | Sequence[str]) -> None:
         self.index = index
         self.config = config
-        self.options = options or DatasetOptions()
         if config.cameras != CAMERAS:
             raise DatasetError(f"training reads the cameras {', '.join(CAMERAS)}, not {', '.join(config.cameras)}")
         scenes = split_scenes(split) if isinstance(split, str) else tuple(split)
@@ -174,34 +155,41 @@ class TrainingDataset(Dataset):
         return window
 
     def __getitem__(self, request: SampleRequest) -> Batch:
-        """The sample of a request; another frame's when it cannot be read (``faults`` says so).
+        """The sample of a request; another one when it cannot be read (``faults`` says so).
 
         Raises:
-            DatasetError: :data:`SUBSTITUTES` frames in a row cannot be used.
+            DatasetError: :data:`SUBSTITUTES` samples in a row cannot be used.
         """
         faults: list[tuple[str, str]] = []
-        frame = request.frame
+        frames = request.frames
         for attempt in range(SUBSTITUTES):
             rng = np.random.default_rng((request.seed, request.epoch, request.position, attempt))
             if attempt:
-                frame = int(rng.choice(self.frames))
-            if not len(self.index.truth(frame)[0]):
-                continue
+                frames = self._around(int(rng.choice(self.frames)), len(frames))
             try:
-                sample = self._sample(frame, rng, faults)
+                sample = self._sample(frames, rng, faults)
             except (FrameError, DatasetError) as error:
-                faults.append((str(self.index.tokens[frame]), one_line(error)))
+                faults.append((str(self.index.tokens[frames[0]]), one_line(error)))
                 continue
-            sample.faults = faults
-            return sample
+            if sample is not None:
+                sample.faults = faults
+                return sample
         listing = "; ".join(f"{token}: {reason}" for token, reason in faults[:5])
-        raise DatasetError(f"{SUBSTITUTES} frames in a row could not be used; {listing}")
+        raise DatasetError(f"{SUBSTITUTES} samples in a row could not be used; {listing}")
 
-    def _sample(self, frame: int, rng: np.random.Generator, faults: list[tuple[str, str]]) -> Batch:
-        index = self.index
+    def _around(self, frame: int, length: int) -> tuple[int, ...]:
+        """The frames of the request of ``length`` frames that takes the place of one that cannot be read."""
+        return (frame,)
+
+    def _sample(
+        self, frames: Sequence[int], rng: np.random.Generator, faults: list[tuple[str, str]]
+    ) -> Batch | None:
+        """``None`` for a frame without objects: there is nothing to learn from."""
+        index, (frame,) = self.index, frames
+        if not len(index.truth(frame)[0]):
+            return None
         image_draws, bev_draw = self._draw(frame, rng)
-        key = self._canvas(frame, image_draws)
-        window, canvas = [frame], {frame: key}
+        window, canvas = [frame], {frame: self._canvas(frame, image_draws)}
         for past in self.window(frame)[1:]:
             if past not in canvas:
                 try:
@@ -225,7 +213,7 @@ class TrainingDataset(Dataset):
         """One draw per camera and one of the BEV; the plain transforms without augmentation."""
         target = self.config.image
         sizes = [(int(w), int(h)) for w, h in self.index.image_sizes[frame]]
-        if self.options.augment:
+        if self.config.training.augmentation:
             return [draw_image_augmentation(rng, *size, target) for size in sizes], draw_bev_augmentation(rng)
         return [plain_image(*size, target) for size in sizes], BevAugmentation()
 
@@ -290,7 +278,7 @@ class TrainingDataset(Dataset):
         try:
             points = self._lidar(frame)
         except DatasetError:
-            if self.options.missing_lidar == "skip":
+            if self.config.training.missing_lidar == "skip":
                 raise
             return np.zeros((len(self.config.cameras), rows, columns), np.float32)
         return np.stack(

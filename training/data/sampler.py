@@ -19,7 +19,7 @@ class EpochSampler:
 
     Args:
         frames: frame indices of an epoch, repeats included (after CBGS).
-        batch: samples per rank and step.
+        batch: requests per rank and step.
     """
 
     def __init__(self, frames: Sequence[int] | np.ndarray, batch: int, rank: int, ranks: int, seed: int) -> None:
@@ -27,29 +27,33 @@ class EpochSampler:
         if not len(self.frames):
             raise DatasetError("no frame is left to train on")
         self.batch, self.rank, self.ranks, self.seed = batch, rank, ranks, seed
-        self.epoch = 0
-        self.first_step = 0
+        self.count = len(self.frames)
+        """Requests of an epoch."""
+        self.epoch = self.first_step = 0
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
-        return -(-len(self.frames) // (self.batch * self.ranks))
+        return -(-self.count // (self.batch * self.ranks))
 
     @property
     def samples(self) -> int:
         """Samples of an epoch."""
-        return len(self.frames)
+        return self.count
 
     def start(self, epoch: int, step: int = 0) -> None:
         """The next iteration gives ``epoch`` from ``step`` on."""
         self.epoch, self.first_step = epoch, step
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.frames))
-        size = self.batch * self.ranks
         epoch = self.epoch
+        order = self._order(np.random.default_rng((self.seed, epoch)))
+        size = self.batch * self.ranks
         for step in range(self.first_step, len(self)):
             first = step * size + self.rank * self.batch
             yield [
-                SampleRequest(int(self.frames[order[p % len(order)]]), self.seed, epoch, p)
-                for p in range(first, first + self.batch)
+                SampleRequest(order[p % len(order)], self.seed, epoch, p) for p in range(first, first + self.batch)
             ]
+
+    def _order(self, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        """The frames of all requests of an epoch."""
+        return [(frame,) for frame in self.frames[rng.permutation(self.count)].tolist()]

@@ -7,136 +7,66 @@ augmentation per camera and one BEV augmentation for the whole run, and samples 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bevnext_core.errors import ConfigError, DatasetError, FrameError, one_line
+from bevnext_core.errors import FrameError, one_line
 from bevnext_core.network.camera_geometry import CameraGeometry
-from training.data.dataset import SUBSTITUTES, TrainingDataset
+from training.data.dataset import Batch, TrainingDataset, join_geometry, join_samples
 from training.data.index import DatasetIndex
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """One run of an epoch: its key frames, oldest first, and what seeds its random choices."""
-
-    frames: tuple[int, ...]
-    seed: int
-    epoch: int
-    position: int
+from training.data.sampler import EpochSampler
 
 
 @dataclass
-class SharedBatch:
-    """S samples that share K encoded frames of N cameras; F = 1 + history.
+class SharedBatch(Batch):
+    """S samples that share K encoded frames of N cameras; F = 1 + history. As :class:`~training.data.dataset.Batch`,
+    but for the images.
 
     Attributes:
         canvas: ``[K, N, H, W, 3]`` uint8 RGB, augmented: the S samples first, then the frames that are history only.
+        geometry: of the windows, ``[S, F, N, ...]``, in the ego frame of slot 0.
         own: geometry of each frame at its own instant, ``[K, 1, N, ...]``.
         slots: ``[S, F]`` int64: which of the K frames stands in each slot of a sample's window, slot 0 the sample.
-        geometry: of the windows, ``[S, F, N, ...]``, in the ego frame of slot 0.
-        boxes, labels, depth, tokens, faults: as :class:`~training.data.dataset.Batch`, of the samples.
     """
 
-    canvas: Tensor
-    own: CameraGeometry
-    slots: Tensor
-    geometry: CameraGeometry
-    boxes: list[Tensor]
-    labels: list[Tensor]
-    depth: Tensor
-    tokens: list[str]
-    faults: list[tuple[str, str]] = field(default_factory=list)
+    own: CameraGeometry = field(kw_only=True)
+    slots: Tensor = field(kw_only=True)
 
     def present_canvas(self) -> Tensor:
         """``[S, N, H, W, 3]``: the samples' own images."""
         return self.canvas[: len(self.slots)]
 
-    def to(self, device: torch.device | str) -> SharedBatch:
-        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
-        return SharedBatch(
-            move(self.canvas),
-            self.own.to(device),
-            move(self.slots),
-            self.geometry.to(device),
-            [move(b) for b in self.boxes],
-            [move(x) for x in self.labels],
-            move(self.depth),
-            self.tokens,
-            self.faults,
-        )
-
-    def pin_memory(self) -> SharedBatch:
-        """Called by the data loader: the large tensors in page-locked memory."""
-        self.canvas, self.depth = self.canvas.pin_memory(), self.depth.pin_memory()
-        return self
-
 
 def join_runs(runs: Sequence[SharedBatch]) -> SharedBatch:
     """One batch of several runs (the data loader's collate function)."""
-    samples, extra = 0, sum(len(run.slots) for run in runs)
-    slots = []
-    for run in runs:
-        count = len(run.slots)
-        slots.append(torch.where(run.slots < count, run.slots + samples, run.slots - count + extra))
-        samples, extra = samples + count, extra + len(run.canvas) - count
-
-    def samples_first(tensors: list[Tensor]) -> Tensor:
-        counts = [len(run.slots) for run in runs]
-        parts = list(zip(tensors, counts, strict=True))
-        return torch.cat([t[:count] for t, count in parts] + [t[count:] for t, count in parts])
-
-    own = {name: samples_first([getattr(run.own, name) for run in runs]) for name in vars(runs[0].own)}
-    geometry = {
-        name: torch.cat([getattr(run.geometry, name) for run in runs]) for name in vars(runs[0].geometry)
-    }
+    starts = np.cumsum([0, *(len(run.canvas) for run in runs)])
+    sample = np.concatenate([np.arange(len(run.canvas)) < len(run.slots) for run in runs])
+    order = torch.from_numpy(np.argsort(~sample, kind="stable"))
+    slots = torch.cat([run.slots + int(start) for run, start in zip(runs, starts)])
+    own = join_geometry([run.own for run in runs])
+    joined = join_samples(runs)
+    joined.canvas = joined.canvas[order]
     return SharedBatch(
-        samples_first([run.canvas for run in runs]),
-        CameraGeometry(**own),
-        torch.cat(slots),
-        CameraGeometry(**geometry),
-        [boxes for run in runs for boxes in run.boxes],
-        [labels for run in runs for labels in run.labels],
-        torch.cat([run.depth for run in runs]),
-        [token for run in runs for token in run.tokens],
-        [fault for run in runs for fault in run.faults],
+        **vars(joined),
+        own=CameraGeometry(**{name: value[order] for name, value in vars(own).items()}),
+        slots=order.argsort()[slots],
     )
 
 
 class RunDataset(TrainingDataset):
     """Runs of a split's key frames. A frame without objects stays in its run: nothing is there to be found."""
 
-    def __getitem__(self, request: RunRequest) -> SharedBatch:  # type: ignore[override]
-        """The run of a request; another one of the same length when a frame of it cannot be read (see ``faults``).
+    def _around(self, frame: int, length: int) -> tuple[int, ...]:
+        return run_around(*scene_bounds(self.index), frame, 0, length)
 
-        Raises:
-            DatasetError: :data:`~training.data.dataset.SUBSTITUTES` runs in a row cannot be used.
-        """
-        faults: list[tuple[str, str]] = []
-        frames = request.frames
-        for attempt in range(SUBSTITUTES):
-            rng = np.random.default_rng((request.seed, request.epoch, request.position, attempt))
-            if attempt:
-                anchor = int(rng.choice(self.frames))
-                frames = run_around(*scene_bounds(self.index), anchor, 0, len(request.frames))
-            try:
-                run = self._run(frames, rng, faults)
-            except (FrameError, DatasetError) as error:
-                faults.append((str(self.index.tokens[frames[0]]), f"in the run from here: {one_line(error)}"))
-                continue
-            run.faults = faults
-            return run
-        listing = "; ".join(f"{token}: {reason}" for token, reason in faults[:5])
-        raise DatasetError(f"{SUBSTITUTES} runs in a row could not be used; {listing}")
-
-    def _run(
+    def _sample(
         self, frames: Sequence[int], rng: np.random.Generator, faults: list[tuple[str, str]]
     ) -> SharedBatch:
-        index, slot_count = self.index, self.config.history.frames + 1
+        index = self.index
         image_draws, bev_draw = self._draw(frames[0], rng)
         matrices = [draw.matrix() for draw in image_draws]
         place = {frame: number for number, frame in enumerate(frames)}
@@ -152,18 +82,16 @@ class RunDataset(TrainingDataset):
                 unreadable.add(past)
         # As at the start of a scene, the present stands in for what cannot be read.
         windows = np.where(np.isin(windows, list(unreadable)), windows[:, :1], windows)
-        geometries = [self._geometry(w[0], w, w, image_draws, bev_draw) for w in windows.tolist()]
-        own = [self._geometry(frame, [frame], [frame], image_draws, bev_draw) for frame in place]
         truth = [self._truth(frame, bev_draw) for frame in frames]
         return SharedBatch(
             torch.from_numpy(np.stack(canvas)),
-            _stack(own),
-            torch.tensor([[place[f] for f in w] for w in windows.tolist()]).view(len(frames), slot_count),
-            _stack(geometries),
+            join_geometry([self._geometry(w[0], w, w, image_draws, bev_draw) for w in windows.tolist()]),
             [boxes for boxes, _ in truth],
             [labels for _, labels in truth],
             torch.from_numpy(np.stack([self._depth(frame, matrices) for frame in frames])),
             [str(index.tokens[frame]) for frame in frames],
+            own=join_geometry([self._geometry(f, [f], [f], image_draws, bev_draw) for f in place]),
+            slots=torch.tensor([[place[f] for f in w] for w in windows.tolist()]),
         )
 
     def camera_parameters(self, draws: int, seed: int) -> Tensor:
@@ -175,12 +103,6 @@ class RunDataset(TrainingDataset):
             geometry = self._geometry(frame, [frame], [frame], *self._draw(frame, rng))
             parameters.append(geometry.camera_parameters().flatten(0, 2))
         return torch.cat(parameters)
-
-
-def _stack(geometries: list[CameraGeometry]) -> CameraGeometry:
-    return CameraGeometry(
-        **{name: torch.cat([getattr(g, name) for g in geometries]) for name in vars(geometries[0])}
-    )
 
 
 def scene_bounds(index: DatasetIndex) -> tuple[np.ndarray, np.ndarray]:
@@ -202,9 +124,8 @@ def run_around(
     return tuple(range(first, int(min(first + length, ends[anchor]))))
 
 
-class RunSampler:
-    """Runs of one rank, step by step: a pure function of seed, epoch and step, like
-    :class:`~training.data.sampler.EpochSampler`.
+class RunSampler(EpochSampler):
+    """Runs of one rank, step by step.
 
     With ``balanced`` each run is drawn for one frame of the class-balanced list, which stands at a random place of
     its run; a run of R stands for R entries of the list. Without, the scenes are cut into runs, from another first
@@ -215,10 +136,7 @@ class RunSampler:
         frames: frame indices of an epoch, repeats included.
         length: R, key frames of a run.
         batch: samples per rank and step, a multiple of ``length``.
-
-    Raises:
-        ConfigError: ``batch`` is no multiple of ``length``.
-        DatasetError: no frames.
+        repeat: times that the scenes are cut in an epoch; a balanced list has its repeats already.
     """
 
     def __init__(
@@ -233,62 +151,30 @@ class RunSampler:
         balanced: bool,
         repeat: int = 1,
     ) -> None:
-        if length < 1 or batch % length:
-            raise ConfigError(
-                f"a step takes whole runs: --batch {batch} is no multiple of --shared-run {length}; "
-                f"take --batch {max(1, -(-batch // max(length, 1))) * max(length, 1)}"
-            )
-        self.frames = np.asarray(frames, np.int64)
-        if not len(self.frames):
-            raise DatasetError("no frame is left to train on")
+        super().__init__(frames, batch // length, rank, ranks, seed)
         self.starts, self.ends = scene_bounds(index)
-        self.length, self.runs_per_step = length, batch // length
-        self.rank, self.ranks, self.seed = rank, ranks, seed
-        self.balanced, self.repeat = balanced, repeat
-        self.scenes = np.unique(self.starts[self.frames])
+        self.length, self.balanced = length, balanced
+        self.scenes = np.tile(np.unique(self.starts[self.frames]), repeat).tolist()
         if balanced:
-            self.runs = -(-len(self.frames) // length)
+            self.count = -(-len(self.frames) // length)
         else:
-            self.runs = repeat * sum(-(-int(self.ends[first] - first) // length) for first in self.scenes)
-        self.epoch = 0
-        self.first_step = 0
-
-    def __len__(self) -> int:
-        """Steps of a whole epoch."""
-        return -(-self.runs // (self.runs_per_step * self.ranks))
+            self.count = sum(-(-int(self.ends[first] - first) // length) for first in self.scenes)
 
     @property
     def samples(self) -> int:
         """Samples of an epoch, counting every run as full."""
-        return self.runs * self.length
+        return self.count * self.length
 
-    def start(self, epoch: int, step: int = 0) -> None:
-        """The next iteration gives ``epoch`` from ``step`` on."""
-        self.epoch, self.first_step = epoch, step
-
-    def __iter__(self) -> Iterator[list[RunRequest]]:
-        epoch = self.epoch
-        rng = np.random.default_rng((self.seed, epoch))
-        runs = self._drawn(rng) if self.balanced else self._cut(rng)
-        assert len(runs) == self.runs
-        size = self.runs_per_step * self.ranks
-        for step in range(self.first_step, len(self)):
-            first = step * size + self.rank * self.runs_per_step
-            yield [
-                RunRequest(runs[p % len(runs)], self.seed, epoch, p)
-                for p in range(first, first + self.runs_per_step)
-            ]
-
-    def _drawn(self, rng: np.random.Generator) -> list[tuple[int, ...]]:
-        anchors = self.frames[rng.permutation(len(self.frames))[: self.runs]]
-        before = rng.integers(self.length, size=self.runs)
-        return [
-            run_around(self.starts, self.ends, int(a), int(b), self.length) for a, b in zip(anchors, before)
-        ]
+    def _order(self, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        if not self.balanced:
+            return self._cut(rng)
+        anchors = self.frames[rng.permutation(len(self.frames))[: self.count]]
+        before = rng.integers(self.length, size=self.count)
+        return [run_around(self.starts, self.ends, int(a), int(b), self.length) for a, b in zip(anchors, before)]
 
     def _cut(self, rng: np.random.Generator) -> list[tuple[int, ...]]:
         runs = []
-        for first in np.tile(self.scenes, self.repeat).tolist():
+        for first in self.scenes:
             end = int(self.ends[first])
             wanted = -(-(end - first) // self.length)
             phase, later = int(rng.integers(self.length)), bool(rng.integers(2))

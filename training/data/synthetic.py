@@ -68,13 +68,13 @@ def synthetic_runs(config: ModelConfig, length: int, runs: int, seed: int = 0) -
         made.append(
             SharedBatch(
                 frames.canvas[:, 0],
-                frames.geometry,
-                slots,
                 windows.geometry,
                 windows.boxes,
                 windows.labels,
                 windows.depth,
                 windows.tokens,
+                own=frames.geometry,
+                slots=slots,
             )
         )
     return join_runs(made)

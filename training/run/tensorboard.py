@@ -18,7 +18,6 @@ from bevnext_core.draw.cameras import detection_layer, draw_box_edges, truth_lay
 from bevnext_core.network.bevnext import HeadMaps
 from bevnext_core.streaming.decode import boxes_from_maps
 from training.data.dataset import Batch
-from training.data.shared_runs import SharedBatch
 from training.losses.targets import detection_targets
 
 PIXELS_PER_CELL = 4
@@ -48,7 +47,7 @@ class Board:
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def pictures(self, step: int, batch: Batch | SharedBatch, maps: HeadMaps | None, config: ModelConfig) -> None:
+    def pictures(self, step: int, batch: Batch, maps: HeadMaps | None, config: ModelConfig) -> None:
         """Pictures of the batch's first sample."""
         for name, picture in sample_pictures(batch, maps, config).items() if maps else ():
             self.writer.add_image(name, picture, step, dataformats="HWC")
@@ -56,7 +55,7 @@ class Board:
 
 
 @torch.no_grad()
-def sample_pictures(batch: Batch | SharedBatch, maps: HeadMaps, config: ModelConfig) -> dict[str, np.ndarray]:
+def sample_pictures(batch: Batch, maps: HeadMaps, config: ModelConfig) -> dict[str, np.ndarray]:
     """uint8 RGB pictures of the first sample: ``heatmap`` (predicted beside target), ``bev``, one per camera.
 
     Ground truth is green, predictions above a score of :data:`MIN_SCORE` have their class's colour.

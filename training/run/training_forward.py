@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
 from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from training.data.dataset import Batch
-from training.data.shared_runs import SharedBatch
 from training.losses.depth_targets import depth_loss
 from training.losses.detection import MeanOverRanks, detection_losses, same
 from training.losses.perspective_targets import PerspectiveLoss
@@ -52,7 +51,7 @@ class TrainingForward(nn.Module):
                 lifted.append(network.lift(past, network.plan(geometry.frame(index))))
         return self.losses(network.detect(torch.cat(lifted, 1), encoded, present), batch, encoded.context)
 
-    def losses(self, maps: HeadMaps, batch: Batch | SharedBatch, context: Tensor) -> dict[str, Tensor]:
+    def losses(self, maps: HeadMaps, batch: Batch, context: Tensor) -> dict[str, Tensor]:
         """All losses of the head maps and of the present frame's ``context [B*N, C, h, w]``."""
         config = self.network.config
         targets = detection_targets(batch.boxes, batch.labels, config)
