@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+import numpy as np
+
 from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
 
 
@@ -28,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from bevnext_core.datasets.nuscenes import NuScenesReader
     from bevnext_core.draw.bev import draw_bev
     from bevnext_core.draw.cameras import camera_mosaic, truth_layer, write_png
-    from bevnext_core.errors import DatasetError, one_line
+    from bevnext_core.errors import DatasetError, FrameError, one_line
 
     out = output_folder(args.out, args.force)
     reader = NuScenesReader(args.dataroot, args.version, scenes=[args.scene])
@@ -37,18 +39,25 @@ def run(args: argparse.Namespace) -> int:
         raise DatasetError(f"scene '{args.scene}' has key frames 0 to {len(refs) - 1}, not {args.frame}")
     ref = refs[args.frame]
     frame = reader.load(ref)
-    truth = reader.ground_truth(ref)
+    boxes: np.ndarray | None = None
+    points: np.ndarray | None = None
+    try:
+        boxes = reader.ground_truth(ref).boxes
+    except DatasetError as error:
+        print(f"bevnext: note: no boxes, lidar points only: {one_line(error)}", file=sys.stderr)
     try:
         points = reader.lidar_points(ref)
-    except DatasetError as error:
-        points = None
+    except (DatasetError, FrameError) as error:
+        if boxes is None:
+            raise
         print(f"bevnext: note: no lidar points, boxes only: {one_line(error)}", file=sys.stderr)
     stem = f"{args.scene}_{args.frame:03d}"
-    layer = truth_layer(truth.boxes)
+    layer = truth_layer(np.zeros((0, 9)) if boxes is None else boxes)
     images = out / f"{stem}_images.png"
     write_png(camera_mosaic(frame, [layer], points=points, width=960), images)
     above = out / f"{stem}_bev.png"
     write_png(draw_bev([layer], points=points), above)
-    drawn = f"{len(truth)} boxes" + (f" and {len(points)} lidar points" if points is not None else "")
+    parts = ((boxes, "boxes"), (points, "lidar points"))
+    drawn = " and ".join(f"{len(items)} {name}" for items, name in parts if items is not None)
     print(f"{args.scene}, key frame {args.frame}: {drawn} -> {images}, {above}")
     return 0

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
 from bevnext_core.cli.registry import extension
-from bevnext_core.datasets.nuscenes import NuScenesReader
+from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import FrameDetector
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
 from bevnext_core.evaluation.inference import detect_frames
@@ -24,13 +26,14 @@ class DetectSummary:
     Attributes:
         frames: frames with a result; ``boxes``: their boxes.
         failed: one line per frame that could not be used; its result is empty.
-        videos: files written.
+        videos: files written. no_truth: why pictures show no annotated boxes, if they do not.
     """
 
     frames: int = 0
     boxes: int = 0
     failed: list[str] = field(default_factory=list)
     videos: list[Path] = field(default_factory=list)
+    no_truth: str = ""
 
 
 COMPUTES = True
@@ -186,7 +189,7 @@ def detect(
                         results[ref.sample_token] = submission_records(found)
                     if pictures:
                         assert frame is not None
-                        truth = reader.ground_truth(ref).boxes if ref.is_key else None
+                        truth = _truth(reader, ref, summary)
                         picture = draw_frame(
                             frame, found.above(score_threshold), truth, title=f"{scene}, frame {ref.index}"
                         )
@@ -203,3 +206,14 @@ def detect(
         )
     write_submission(make_submission(results, reader.sample_tokens()), out / "submission.json")
     return summary
+
+
+def _truth(reader: NuScenesReader, ref: FrameRef, summary: DetectSummary) -> np.ndarray | None:
+    """The annotated boxes of a key frame where there are any: they are only drawn."""
+    try:
+        return reader.ground_truth(ref).boxes if ref.is_key else None
+    except DatasetError as error:
+        if not summary.no_truth:
+            print(f"bevnext: note: pictures without annotated boxes: {error}", file=sys.stderr)
+        summary.no_truth = summary.no_truth or str(error)
+        return None

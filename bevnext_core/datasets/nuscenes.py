@@ -14,10 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from bevnext_core.boxes import boxes_from_nuscenes
 from bevnext_core.classes import ANCHOR_CAMERA, CAMERAS, CLASSES
-from bevnext_core.datasets.ground_truth import GroundTruth
-from bevnext_core.datasets.nuscenes_tables import listing, load_tables, split_scenes
+from bevnext_core.datasets.ground_truth import GroundTruth, annotated_boxes
+from bevnext_core.datasets.nuscenes_tables import (
+    listing,
+    load_tables,
+    numbers,
+    row_of,
+    split_scenes,
+    stamp_ns,
+    value,
+)
 from bevnext_core.errors import DatasetError, FrameError, one_line
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid, rigid
@@ -93,7 +100,7 @@ class NuScenesReader:
         self._scene_rows = {row["name"]: row for row in self.tables.scene}
         self.scenes = self._choose_scenes(scenes, split)
         for scene in self.scenes:
-            if not self._scene_rows[scene]["first_sample_token"]:
+            if not value("scene", self._scene_rows[scene], "first_sample_token"):
                 raise DatasetError(f"scene '{scene}' of {self._where} is empty: it has no samples")
         self._refs: dict[str, tuple[FrameRef, ...]] = {}
 
@@ -143,10 +150,10 @@ class NuScenesReader:
         if scene is None:
             return tuple(token for name in self.scenes for token in self.sample_tokens(name))
         tokens = []
-        token = self._scene_rows[scene]["first_sample_token"]
+        token = value("scene", self._scene_rows[scene], "first_sample_token")
         while token:
             tokens.append(token)
-            token = self._row("sample", token)["next"]
+            token = value("sample", self._row("sample", token), "next")
         return tuple(tokens)
 
     def refs(self, scene: str) -> tuple[FrameRef, ...]:
@@ -169,7 +176,7 @@ class NuScenesReader:
             index=index,
             sample_token=anchor["sample_token"],
             is_key=bool(anchor["is_key_frame"]),
-            stamp_ns=int(anchor["timestamp"]) * 1000,
+            stamp_ns=stamp_ns("sample_data", anchor),
             records=records,
         )
 
@@ -184,7 +191,10 @@ class NuScenesReader:
 
     def _sweep_records(self, scene: str) -> Iterator[dict[str, dict[str, Any]]]:
         chains = {camera: self._camera_chain(scene, camera) for camera in self.cameras}
-        stamps = {camera: np.array([row["timestamp"] for row in rows]) for camera, rows in chains.items()}
+        stamps = {
+            camera: np.array([stamp_ns("sample_data", row) for row in rows])
+            for camera, rows in chains.items()
+        }
         if not chains[self.anchor_camera]:
             raise DatasetError(f"scene '{scene}' has no record of {self.anchor_camera}")
         for anchor in chains[self.anchor_camera]:
@@ -195,7 +205,8 @@ class NuScenesReader:
                 if camera in key:
                     frame[camera] = self._row("sample_data", key[camera])
                 elif rows and not anchor["is_key_frame"]:
-                    frame[camera] = rows[int(np.argmin(np.abs(stamps[camera] - anchor["timestamp"])))]
+                    offsets = np.abs(stamps[camera] - stamp_ns("sample_data", anchor))
+                    frame[camera] = rows[int(np.argmin(offsets))]
             yield frame
 
     def _camera_chain(self, scene: str, camera: str) -> list[dict[str, Any]]:
@@ -207,38 +218,54 @@ class NuScenesReader:
                 token = first
                 while token:
                     rows[token] = self._row("sample_data", token)
-                    token = rows[token][direction]
+                    token = value("sample_data", rows[token], direction)
                     if token in rows:
                         break
-        return sorted(rows.values(), key=lambda row: row["timestamp"])
+        return sorted(rows.values(), key=lambda row: stamp_ns("sample_data", row))
 
     def load(self, ref: FrameRef) -> CameraFrame:
         """Read the images and poses of a frame.
 
         Raises:
             FrameError: an image is missing, truncated or of another size than its calibration, a camera has
-                no record, or a pose cannot be used; names the camera.
+                no record, or a pose or another field of the tables cannot be used; names the camera.
         """
         for camera in self.cameras:
             if camera not in ref.records:
                 raise FrameError(f"{camera}: sample {ref.sample_token} has no record of this camera")
         rows = [ref.records[camera] for camera in self.cameras]
-        sensors = [self._row("calibrated_sensor", row["calibrated_sensor_token"]) for row in rows]
-        images = read_images([self.dataroot / row["filename"] for row in rows], self.cameras)
+        of_cameras = list(zip(self.cameras, rows, strict=True))
+        try:
+            files = [self.dataroot / str(value("sample_data", row, "filename")) for row in rows]
+            sensors = [self._row("calibrated_sensor", row["calibrated_sensor_token"]) for row in rows]
+            intrinsics = [
+                numbers("calibrated_sensor", sensor, "camera_intrinsic", 3, 3) for sensor in sensors
+            ]
+            stamps = [stamp_ns("sample_data", row) for row in rows]
+            ego_from_camera = [
+                _pose("calibrated_sensor", row, f"{camera}: the calibration")
+                for camera, row in zip(self.cameras, sensors, strict=True)
+            ]
+            ego_poses = [self._ego_pose(row, f"{camera}: the ego pose") for camera, row in of_cameras]
+            global_from_ego = self.global_from_ego(ref)
+        except DatasetError as error:
+            raise FrameError(f"sample {ref.sample_token}: {error}") from None
+        images = read_images(files, self.cameras)
+        # the tables' sizes are there to be checked; where there are none, the images' own hold
+        sizes = [
+            [row.get(side) or image.shape[axis] for side, axis in (("width", 1), ("height", 0))]
+            for row, image in zip(rows, images, strict=True)
+        ]
         return CameraFrame(
             cameras=self.cameras,
             images=images,
-            intrinsics=np.array([sensor["camera_intrinsic"] for sensor in sensors], np.float64),
-            ego_from_camera=np.stack(
-                [_pose(row, f"{camera}: the calibration") for camera, row in zip(self.cameras, sensors)]
-            ),
-            global_from_camera_ego=np.stack(
-                [self._ego_pose(row, f"{camera}: the ego pose") for camera, row in zip(self.cameras, rows)]
-            ),
-            global_from_ego=self.global_from_ego(ref),
+            intrinsics=np.stack(intrinsics),
+            ego_from_camera=np.stack(ego_from_camera),
+            global_from_camera_ego=np.stack(ego_poses),
+            global_from_ego=global_from_ego,
             stamp_ns=ref.stamp_ns,
-            camera_stamps_ns=np.array([int(row["timestamp"]) * 1000 for row in rows], np.int64),
-            image_sizes=np.array([(row["width"], row["height"]) for row in rows], np.int64),
+            camera_stamps_ns=np.array(stamps, np.int64),
+            image_sizes=np.array(sizes, np.int64),
             token=ref.sample_token if ref.is_key else "",
         )
 
@@ -255,40 +282,14 @@ class NuScenesReader:
         """Annotated boxes of a key frame, in the ego frame of ``ref``.
 
         Raises:
-            DatasetError: the frame is a sweep (only key frames are annotated).
+            DatasetError: the frame is a sweep (only key frames are annotated), or as :func:`annotated_boxes`.
         """
         if not ref.is_key:
             raise DatasetError(
                 f"frame {ref.index} of scene '{ref.scene}' is a sweep: only key frames are annotated"
             )
-        from nuscenes.eval.detection.utils import category_to_detection_name
-
-        attribute_names = {row["token"]: row["name"] for row in self.tables.attribute}
-        rows, labels = [], []
-        for token in self._row("sample", ref.sample_token)["anns"]:
-            row = self._row("sample_annotation", token)
-            name = category_to_detection_name(row["category_name"])
-            if name in self.class_names:
-                rows.append(row)
-                labels.append(self.class_names.index(name))
-        velocities = [self.tables.box_velocity(row["token"]) for row in rows]
-        return GroundTruth(
-            boxes=boxes_from_nuscenes(
-                np.array([row["translation"] for row in rows]).reshape(-1, 3),
-                np.array([row["size"] for row in rows]).reshape(-1, 3),
-                np.array([row["rotation"] for row in rows]).reshape(-1, 4),
-                np.array(velocities, np.float64).reshape(-1, 3),
-                invert_rigid(self.global_from_ego(ref)),
-            ),
-            labels=np.array(labels, np.int64),
-            class_names=self.class_names,
-            attributes=tuple(
-                attribute_names[row["attribute_tokens"][0]] if row["attribute_tokens"] else "" for row in rows
-            ),
-            num_lidar_points=np.array([row["num_lidar_pts"] for row in rows], np.int64),
-            num_radar_points=np.array([row["num_radar_pts"] for row in rows], np.int64),
-            annotation_tokens=tuple(row["token"] for row in rows),
-        )
+        ego_from_global = invert_rigid(self.global_from_ego(ref))
+        return annotated_boxes(self.tables, ref.sample_token, self.class_names, ego_from_global)
 
     def lidar_points(self, ref: FrameRef) -> np.ndarray:
         """Points ``[P, 3]`` (float64, metres) of a key frame's lidar, in the ego frame of ``ref``.
@@ -303,7 +304,7 @@ class NuScenesReader:
         if not ref.is_key or LIDAR not in data:
             raise DatasetError(f"frame {ref.index} of scene '{ref.scene}' has no {LIDAR} record")
         row = self._row("sample_data", data[LIDAR])
-        path = self.dataroot / row["filename"]
+        path = self.dataroot / str(value("sample_data", row, "filename"))
         try:
             values = np.frombuffer(path.read_bytes(), np.float32)
         except FileNotFoundError:
@@ -318,26 +319,24 @@ class NuScenesReader:
         ego_from_lidar = (
             invert_rigid(self.global_from_ego(ref))
             @ self._ego_pose(row, f"{LIDAR}: the ego pose")
-            @ _pose(sensor, f"{LIDAR}: the calibration")
+            @ _pose("calibrated_sensor", sensor, f"{LIDAR}: the calibration")
         )
         points = values.reshape(-1, LIDAR_FIELDS)[:, :3].astype(np.float64)
         return points @ ego_from_lidar[:3, :3].T + ego_from_lidar[:3, 3]
 
     def _ego_pose(self, record: dict[str, Any], what: str) -> np.ndarray:
-        return _pose(self._row("ego_pose", record["ego_pose_token"]), what)
+        token = value("sample_data", record, "ego_pose_token")
+        return _pose("ego_pose", self._row("ego_pose", token), what)
 
     def _row(self, table: str, token: str) -> dict[str, Any]:
-        try:
-            return self.tables.get(table, token)
-        except KeyError:
-            raise DatasetError(
-                f"{self._where}: the table '{table}' has no row with token '{token}'"
-            ) from None
+        return row_of(self.tables, table, token)
 
 
-def _pose(row: dict[str, Any], what: str) -> np.ndarray:
+def _pose(table: str, row: dict[str, Any], what: str) -> np.ndarray:
     """``[4, 4]`` from a row with ``rotation`` and ``translation``; ``what`` starts the error's message."""
+    value(table, row, "rotation")
+    translation = numbers(table, row, "translation", 3, finite=False)
     try:
-        return rigid(row["rotation"], row["translation"])
-    except ValueError as error:
-        raise FrameError(f"{what} cannot be used (row {row['token']}): {error}") from None
+        return rigid(row["rotation"], translation)
+    except (TypeError, ValueError) as error:
+        raise FrameError(f"{what} cannot be used (row {row['token']}): {one_line(error)}") from None

@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bevnext_core.datasets.nuscenes_tables import split_scenes
+from bevnext_core.datasets.nuscenes import LIDAR
+from bevnext_core.datasets.nuscenes_tables import (
+    SCORED_FIELDS,
+    check_truth,
+    fault,
+    numbers,
+    row_of,
+    split_scenes,
+    value,
+)
 from bevnext_core.errors import DatasetError, one_line
 from bevnext_core.evaluation.submission import SubmissionError, read_submission
 from bevnext_core.files import atomic_path
@@ -86,6 +95,9 @@ def evaluate(
     _check_split(tables, eval_set)
     chosen = _chosen_scenes(tables, eval_set, scenes)
     scene_names = {row["token"]: row["name"] for row in tables.scene}
+    for row in tables.sample:
+        if value("sample", row, "scene_token") not in scene_names:
+            raise fault("sample", row, "scene_token", "must be the token of a row of 'scene'")
     scene_of = {row["token"]: scene_names[row["scene_token"]] for row in tables.sample}
     tokens = [token for token, scene in scene_of.items() if scene in chosen]
     submission = read_submission(submission_path)
@@ -99,6 +111,10 @@ def evaluate(
             f"{submission_path} lacks {len(missing)} of the {len(tokens)} samples of {eval_set}, "
             f"in: {listing}{more}; detect the whole split, or name the scenes to be scored"
         )
+    # the devkit reads the truth of the whole split, whatever is scored
+    split = set(split_scenes(eval_set))
+    check_truth(tables, [t for t, scene in scene_of.items() if scene in split], SCORED_FIELDS, "scoring")
+    _check_distances(tables, tokens)
     if not any(tables.get("sample", token)["anns"] for token in tokens):
         raise DatasetError(
             f"{tables.version}: the samples of {eval_set} have no annotations to score against"
@@ -118,6 +134,20 @@ def evaluate(
         ignored=len(results) - len(tokens),
         boxes=sum(len(results[token]) for token in tokens),
     )
+
+
+def _check_distances(tables: Any, tokens: Sequence[str]) -> None:
+    """The official metric takes distances from where the vehicle was at the lidar's stamp."""
+    for token in tokens:
+        data = tables.get("sample", token)["data"]
+        if LIDAR not in data:
+            raise DatasetError(
+                f"sample {token} has no record of {LIDAR}, from whose ego pose the official metric takes distances; "
+                "bevnext detect does without"
+            )
+        row = row_of(tables, "sample_data", data[LIDAR])
+        pose = row_of(tables, "ego_pose", value("sample_data", row, "ego_pose_token"))
+        numbers("ego_pose", pose, "translation", 3)
 
 
 def _check_split(tables: Any, eval_set: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from bevnext_core.classes import ANCHOR_CAMERA, CLASSES
+from bevnext_core.datasets.nuscenes_tables import load_tables, numbers, row_of, split_scenes, value
+from bevnext_core.datasets.nuscenes_tables import stamp_ns as table_stamp_ns
 from bevnext_core.detections import Detections
 from bevnext_core.errors import DatasetError
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
@@ -82,10 +84,8 @@ def write_bag_submission(bag_path: str | Path, tables: Any, eval_set: str, path:
 
     Raises: what :func:`submission_from_bag` raises; DatasetError when the split has no scene here.
     """
-    from bevnext_core.datasets.nuscenes_tables import split_scenes
-
     scenes = {row["token"] for row in tables.scene if row["name"] in set(split_scenes(eval_set))}
-    tokens = [row["token"] for row in tables.sample if row["scene_token"] in scenes]
+    tokens = [row["token"] for row in tables.sample if value("sample", row, "scene_token") in scenes]
     if not tokens:
         raise DatasetError(f"no scene of the split '{eval_set}' is in {tables.dataroot}")
     submission = submission_from_bag(bag_path, tables, tokens)
@@ -100,9 +100,12 @@ def _key_frames(tables: Any, tokens: list[str], anchor_camera: str) -> dict[int,
         data = tables.get("sample", token)["data"]
         if anchor_camera not in data:
             raise DatasetError(f"sample {token} has no record of {anchor_camera}")
-        row = tables.get("sample_data", data[anchor_camera])
-        pose = tables.get("ego_pose", row["ego_pose_token"])
-        found[int(row["timestamp"]) * 1000] = (token, rigid(pose["rotation"], pose["translation"]))
+        row = row_of(tables, "sample_data", data[anchor_camera])
+        pose = row_of(tables, "ego_pose", value("sample_data", row, "ego_pose_token"))
+        global_from_ego = rigid(
+            numbers("ego_pose", pose, "rotation", 4), numbers("ego_pose", pose, "translation", 3)
+        )
+        found[table_stamp_ns("sample_data", row)] = (token, global_from_ego)
     return found
 
 
@@ -149,7 +152,6 @@ def run_evaluate_bag(
     Args:
         submission: where to keep the submission; ``None`` for nowhere. out: the results as JSON.
     """
-    from bevnext_core.datasets.nuscenes_tables import load_tables
     from bevnext_core.evaluation.metric import evaluate, format_table, write_evaluation
 
     with BagReader(bag):

@@ -18,6 +18,15 @@ from typing import Any
 import numpy as np
 
 from bevnext_core.classes import CAMERAS
+from bevnext_core.datasets.nuscenes_tables import (
+    check_truth,
+    listing,
+    load_tables,
+    numbers,
+    row_of,
+    stamp_ns,
+    value,
+)
 from bevnext_core.errors import BevnextError, DatasetError, one_line
 from bevnext_core.files import Parser
 from bevnext_core.geometry import rigid
@@ -80,8 +89,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, verify and report. Raises BevnextError."""
-    from bevnext_core.datasets.nuscenes_tables import listing, load_tables
-
     tables = load_tables(args.dataroot, args.version)
     names = [row["name"] for row in tables.scene]
     scenes = list(dict.fromkeys(args.scene or names))
@@ -154,13 +161,16 @@ def convert_scene(
         bag_scene.write_static(rows)
         # at one stamp: the pose first, then what was seen from there
         jobs: list[tuple[int, int, Callable[[], None]]] = []
-        for row in {row["timestamp"]: row for row in reversed(rows)}.values():
+        for row in {_ns(row): row for row in reversed(rows)}.values():
             jobs.append((_ns(row), 0, lambda row=row: bag_scene.write_pose(row)))  # type: ignore[misc]
         for row in chosen:
             jobs.append((_ns(row), 1, lambda row=row: bag_scene.write_data(row)))  # type: ignore[misc]
         if ground_truth:
-            for sample in _samples(tables, scene):
-                jobs.append((_ns(sample), 2, lambda sample=sample: bag_scene.write_truth(sample)))  # type: ignore[misc]
+            samples = list(_samples(tables, scene))
+            fields = ("translation", "size", "rotation")
+            check_truth(tables, (sample["token"] for sample in samples), fields, "--ground-truth")
+            for sample in samples:
+                jobs.append((stamp_ns("sample", sample), 2, lambda sample=sample: bag_scene.write_truth(sample)))  # type: ignore[misc]
         jobs.sort(key=lambda job: job[:2])
         for _, _, job in tqdm(jobs, desc=scene, unit="msg", disable=None):
             job()
@@ -217,25 +227,26 @@ class _SceneWriter:
         transforms = [make_transform(self._factory, MAP, ODOM, (1, 0, 0, 0), (0, 0, 0), stamp)]
         for channel, token in sorted(sensors.items()):
             sensor = self._tables.get("calibrated_sensor", token)
-            transforms.append(self._transform(BASE, channel.lower(), sensor, stamp))
+            transforms.append(self._transform(BASE, channel.lower(), "calibrated_sensor", sensor, stamp))
         message = self._factory.make("tf2_msgs/msg/TFMessage", transforms=transforms)
         self._write("/tf_static", "tf2_msgs/msg/TFMessage", message, stamp, latched=True)
 
-    def _transform(self, parent: str, child: str, row: dict[str, Any], stamp: int) -> Any:
+    def _transform(self, parent: str, child: str, table: str, row: dict[str, Any], stamp: int) -> Any:
         try:
-            rigid(row["rotation"], row["translation"])
+            rotation, translation = numbers(table, row, "rotation", 4), numbers(table, row, "translation", 3)
+            rigid(rotation, translation)
         except ValueError as error:
             raise DatasetError(f"the transform {parent} -> {child} (row {row['token']}): {error}") from None
-        return make_transform(self._factory, parent, child, row["rotation"], row["translation"], stamp)
+        return make_transform(self._factory, parent, child, rotation.tolist(), translation.tolist(), stamp)
 
     def write_pose(self, row: dict[str, Any]) -> None:
-        pose = self._tables.get("ego_pose", row["ego_pose_token"])
-        transform = self._transform(ODOM, BASE, pose, _ns(row))
+        pose = row_of(self._tables, "ego_pose", value("sample_data", row, "ego_pose_token"))
+        transform = self._transform(ODOM, BASE, "ego_pose", pose, _ns(row))
         message = self._factory.make("tf2_msgs/msg/TFMessage", transforms=[transform])
         self._write("/tf", "tf2_msgs/msg/TFMessage", message, _ns(row))
 
     def write_data(self, row: dict[str, Any]) -> None:
-        path = Path(self._tables.dataroot) / row["filename"]
+        path = Path(self._tables.dataroot) / str(value("sample_data", row, "filename"))
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -252,8 +263,9 @@ class _SceneWriter:
             self._write(f"/{frame}/points", "sensor_msgs/msg/PointCloud2", cloud, stamp)
             return
         sensor = self._tables.get("calibrated_sensor", row["calibrated_sensor_token"])
-        intrinsics = np.array(sensor["camera_intrinsic"])
-        info = make_camera_info(self._factory, stamp, frame, intrinsics, (row["width"], row["height"]))
+        intrinsics = numbers("calibrated_sensor", sensor, "camera_intrinsic", 3, 3)
+        size = [int(numbers("sample_data", row, side)) for side in ("width", "height")]
+        info = make_camera_info(self._factory, stamp, frame, intrinsics, (size[0], size[1]))
         self._write(info_topic(row["channel"]), "sensor_msgs/msg/CameraInfo", info, stamp)
         image = make_compressed_image(self._factory, stamp, frame, data)
         self._write(image_topic(row["channel"]), "sensor_msgs/msg/CompressedImage", image, stamp, data)
@@ -262,7 +274,8 @@ class _SceneWriter:
         """Annotated boxes in the map frame; the id is the instance's token, the class the detection class."""
         from nuscenes.eval.detection.utils import category_to_detection_name
 
-        header = make_header(self._factory, _ns(sample), MAP)
+        stamp = stamp_ns("sample", sample)
+        header = make_header(self._factory, stamp, MAP)
         items = []
         for token in sample["anns"]:
             row = self._tables.get("sample_annotation", token)
@@ -273,15 +286,16 @@ class _SceneWriter:
                 make_detection(self._factory, header, box, row["rotation"], name, 1.0, row["instance_token"])
             )
         kind = "vision_msgs/msg/Detection3DArray"
-        self._write(TRUTH_TOPIC, kind, self._factory.make(kind, header=header, detections=items), _ns(sample))
+        self._write(TRUTH_TOPIC, kind, self._factory.make(kind, header=header, detections=items), stamp)
 
 
 def _samples(tables: Any, scene: str) -> Iterable[dict[str, Any]]:
-    token = next(row for row in tables.scene if row["name"] == scene)["first_sample_token"]
+    row = next(row for row in tables.scene if row["name"] == scene)
+    token = value("scene", row, "first_sample_token")
     while token:
-        sample = tables.get("sample", token)
+        sample = row_of(tables, "sample", token)
         yield sample
-        token = sample["next"]
+        token = value("sample", sample, "next")
 
 
 def _scene_rows(tables: Any, scene: str) -> list[dict[str, Any]]:
@@ -289,12 +303,12 @@ def _scene_rows(tables: Any, scene: str) -> list[dict[str, Any]]:
     samples = {sample["token"] for sample in _samples(tables, scene)}
     return sorted(
         (row for row in tables.sample_data if row["sample_token"] in samples),
-        key=lambda row: row["timestamp"],
+        key=_ns,
     )
 
 
 def _ns(row: dict[str, Any]) -> int:
-    return int(row["timestamp"]) * 1000
+    return stamp_ns("sample_data", row)
 
 
 def _digest(data: bytes) -> str:

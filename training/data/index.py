@@ -17,19 +17,27 @@ from typing import Any
 
 import numpy as np
 
-from bevnext_core import boxes, classes, geometry
+from bevnext_core import boxes, classes, files, geometry
 from bevnext_core.classes import ANCHOR_CAMERA, CAMERAS, CLASSES
 from bevnext_core.datasets import ground_truth, nuscenes, nuscenes_tables
-from bevnext_core.datasets.ground_truth import GroundTruth
 from bevnext_core.datasets.nuscenes import LIDAR, NuScenesReader
-from bevnext_core.datasets.nuscenes_tables import load_tables
+from bevnext_core.datasets.nuscenes_tables import BOX_FIELDS, check_truth, load_tables, numbers, row_of, value
 from bevnext_core.errors import DatasetError, FrameError, one_line
 from bevnext_core.files import atomic_path, cache_directory, user_path
 from bevnext_core.geometry import rigid
 
 SOURCES = tuple(
     Path(module.__file__).resolve()
-    for module in (sys.modules[__name__], nuscenes, nuscenes_tables, ground_truth, boxes, classes, geometry)
+    for module in (
+        sys.modules[__name__],
+        nuscenes,
+        nuscenes_tables,
+        ground_truth,
+        boxes,
+        classes,
+        files,
+        geometry,
+    )
     if module.__file__
 )
 """The code that fills an index: when it changes, the index is built again."""
@@ -166,7 +174,10 @@ def _build(dataroot: Path, version: str, progress: bool) -> DatasetIndex:
             previous = len(rows)
             rows.append(row)
     if not rows:
-        raise DatasetError(f"{dataroot} ({version}) holds no key frame that can be used: {faults[:3]}")
+        token, reason = faults[0] if faults else ("", "there is none")
+        raise DatasetError(
+            f"{dataroot} ({version}) holds no key frame that can be used; the first, {token}: {reason}"
+        )
     boxes = [row.pop("boxes") for row in rows]
     labels = [row.pop("labels") for row in rows]
     points = [row.pop("points") for row in rows]
@@ -191,13 +202,13 @@ def _row(reader: NuScenesReader, ref: Any) -> dict[str, Any]:
     records = [ref.records[camera] for camera in reader.cameras]
     intrinsics = []
     for camera, record in zip(reader.cameras, records):
-        matrix = np.array(
-            reader.tables.get("calibrated_sensor", record["calibrated_sensor_token"])["camera_intrinsic"]
-        )
-        if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+        sensor = row_of(reader.tables, "calibrated_sensor", record["calibrated_sensor_token"])
+        matrix = numbers("calibrated_sensor", sensor, "camera_intrinsic", 3, 3, finite=False)
+        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
             raise FrameError(f"{camera}: the intrinsics cannot be used: {matrix.tolist()}")
-        intrinsics.append(matrix.astype(np.float64))
-    truth = _truth(reader, ref)
+        intrinsics.append(matrix)
+    check_truth(reader.tables, [ref.sample_token], BOX_FIELDS, "training")
+    truth = reader.ground_truth(ref)
     boxes = truth.boxes.copy()
     boxes[:, 7:9] = np.nan_to_num(boxes[:, 7:9], nan=0.0, posinf=0.0, neginf=0.0)
     usable = np.isfinite(boxes).all(1) & (boxes[:, 3:6] > 0).all(1)
@@ -205,18 +216,20 @@ def _row(reader: NuScenesReader, ref: Any) -> dict[str, Any]:
         raise DatasetError(
             f"annotation {truth.annotation_tokens[int(np.argmin(usable))]} has an impossible box"
         )
-    lidar = reader.tables.get("sample", ref.sample_token)["data"].get(LIDAR)
-    lidar_record = reader.tables.get("sample_data", lidar) if lidar else None
+    lidar = row_of(reader.tables, "sample", ref.sample_token)["data"].get(LIDAR)
+    lidar_record = row_of(reader.tables, "sample_data", lidar) if lidar else None
     return {
         "tokens": ref.sample_token,
         "scenes": ref.scene,
         "stamps": ref.stamp_ns // 1000,
-        "image_files": [record["filename"] for record in records],
-        "image_sizes": [(record["width"], record["height"]) for record in records],
+        "image_files": [str(value("sample_data", record, "filename")) for record in records],
+        "image_sizes": [
+            [int(numbers("sample_data", record, side)) for side in ("width", "height")] for record in records
+        ],
         "intrinsics": intrinsics,
         "global_from_camera": [_global_from_sensor(reader, record) for record in records],
         "global_from_ego": reader.global_from_ego(ref),
-        "lidar_files": lidar_record["filename"] if lidar_record else "",
+        "lidar_files": str(value("sample_data", lidar_record, "filename")) if lidar_record else "",
         "global_from_lidar": _global_from_sensor(reader, lidar_record) if lidar_record else np.eye(4),
         "boxes": boxes,
         "labels": truth.labels,
@@ -224,21 +237,16 @@ def _row(reader: NuScenesReader, ref: Any) -> dict[str, Any]:
     }
 
 
-def _truth(reader: NuScenesReader, ref: Any) -> GroundTruth:
-    from nuscenes.eval.detection.utils import category_to_detection_name
-
-    for token in reader.tables.get("sample", ref.sample_token)["anns"]:
-        category = reader.tables.get("sample_annotation", token)["category_name"]
-        if category_to_detection_name(category) in reader.class_names:
-            return reader.ground_truth(ref)
-    nothing = np.zeros(0, np.int64)
-    return GroundTruth(np.zeros((0, 9)), nothing, reader.class_names, (), nothing, nothing, ())
-
-
 def _global_from_sensor(reader: NuScenesReader, record: dict[str, Any]) -> np.ndarray:
-    pose = reader.tables.get("ego_pose", record["ego_pose_token"])
-    sensor = reader.tables.get("calibrated_sensor", record["calibrated_sensor_token"])
-    try:
-        return rigid(pose["rotation"], pose["translation"]) @ rigid(sensor["rotation"], sensor["translation"])
-    except ValueError as error:
-        raise FrameError(f"{record['filename']}: the pose or calibration cannot be used: {error}") from None
+    transform = np.eye(4)
+    for table, field in (("ego_pose", "ego_pose_token"), ("calibrated_sensor", "calibrated_sensor_token")):
+        row = row_of(reader.tables, table, value("sample_data", record, field))
+        try:
+            transform = transform @ rigid(
+                numbers(table, row, "rotation", 4), numbers(table, row, "translation", 3)
+            )
+        except ValueError as error:
+            raise FrameError(
+                f"{record['filename']}: the pose or calibration cannot be used: {error}"
+            ) from None
+    return transform
