@@ -79,8 +79,7 @@ class Detector:
         self.device = find_device(device)
         self.model = model.to(self.device).eval()
         if self.options.fused:
-            packed = None if self.options.precision == "fp32" else False  # these do not follow autocast
-            self.model = for_inference(self.model, packed)
+            self.model = for_inference(self.model, precision=self.options.precision)
         if self.options.compile:
             self.model = accelerated(self.model, self.options.precision, self.options.compile_mode)
         self.cameras = self.options.cameras or self.config.cameras

@@ -26,7 +26,7 @@ from bevnext_core.errors import BevnextError
 from bevnext_core.files import atomic_path, user_path
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.network.inference import autocast, for_inference
+from bevnext_core.network.inference import Precision, autocast, for_inference
 from bevnext_core.network.programs import DetectProgram, EncodeProgram, ProgramNetwork, geometry_tensors
 
 FORMAT = "bevnext-package-2"
@@ -67,7 +67,7 @@ def export_package(
     images: Tensor,
     colors: Tensor,
     geometry: CameraGeometry,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """Compile ``model`` (in evaluation mode, on its device) and write the package; takes minutes.
 
@@ -81,7 +81,7 @@ def export_package(
         ExportError: PyTorch cannot trace or compile the network, for instance because there is no C++ compiler.
     """
     # Norms folded into the convolutions; oneDNN's own weights could not be written.
-    folded = for_inference(model, packed=False)
+    folded = for_inference(model, packed=False, precision=precision)
     examples = example_inputs(folded, images, colors, geometry, precision)
     programs = zip(PROGRAMS, (EncodeProgram, DetectProgram), strict=True)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
@@ -163,7 +163,9 @@ def read_description(path: str | Path) -> dict[str, Any]:
         description, present = None, set()
     kind = str(description.get("format")) if isinstance(description, dict) else ""
     if kind != FORMAT and kind.startswith("bevnext-package-"):
-        raise ExportError(f"{path} is of the format '{kind}', needed is '{FORMAT}': run 'bevnext export' again")
+        raise ExportError(
+            f"{path} is of the format '{kind}', needed is '{FORMAT}': run 'bevnext export' again"
+        )
     if kind != FORMAT or not {f"{name}.pt2" for name in PROGRAMS} <= present:
         raise ExportError(f"{path} is not a package of 'bevnext export' ('{FORMAT}')")
     return description

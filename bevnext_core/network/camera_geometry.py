@@ -12,6 +12,11 @@ BY_CAMERA = ("rotation", "translation", "intrinsics", "image_rotation", "image_t
 """The parts ``[B, F, N, ...]`` of a geometry."""
 
 
+def inverse(matrices: Tensor) -> Tensor:
+    """``torch.inverse``, bit for bit, that does not wait for a GPU to hear of singular matrices."""
+    return torch.linalg.inv_ex(matrices).inverse
+
+
 @dataclass
 class CameraGeometry:
     """Float32 matrices for B samples, F frames (present first, then newest to oldest) and N cameras.

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck
 
 from bevnext_core.network.backbone import ResNet50
@@ -29,34 +30,43 @@ def autocast(device: str | torch.device, precision: str) -> torch.autocast:
     return torch.autocast(kind, dtype=DTYPES[precision], enabled=precision != "fp32")
 
 
-def for_inference(model: BEVNeXt, packed: bool | None = None) -> BEVNeXt:
+def for_inference(model: BEVNeXt, packed: bool | None = None, precision: Precision = "fp32") -> BEVNeXt:
     """A copy of ``model``, in evaluation mode, that shares what it does not change (not the convolutions' weights).
 
     It takes no gradients, and later changes of the model's weights do not reach it.
 
     Args:
-        packed: oneDNN's convolutions; needs float32 without autocast. Default: on the CPU where PyTorch has them.
+        packed: oneDNN's convolutions; need float32. Default: on the CPU where PyTorch has them.
+        precision: half precision rounds the weights of convolutions and linear layers once, where :func:`autocast`,
+            under which such a copy has to run, would do so at every call; the results are the same, bit for bit.
     """
     weight = next(model.parameters())
     if packed is None:
-        packed = weight.device.type == "cpu" and weight.dtype == torch.float32
+        packed = weight.device.type == "cpu" and weight.dtype == torch.float32 and precision == "fp32"
+    dtype = None if precision == "fp32" else DTYPES[precision]
     with torch.no_grad():
-        return _converted(model, packed and has_packed_convolutions()).eval()
+        return _converted(model, packed and has_packed_convolutions(), dtype).eval()
 
 
 class FusedConv(nn.Module):
     """``act(conv(x) + add)``, the batch norm that followed being part of the weights; channels-last."""
 
     def __init__(
-        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None, relu: bool = False, packed: bool = False
+        self,
+        conv: nn.Conv2d,
+        norm: nn.BatchNorm2d | None = None,
+        relu: bool = False,
+        packed: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
-        if norm is not None:
-            weight, bias = _folded(weight, bias, norm)
-        weight = weight.clone(memory_format=torch.channels_last)
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=False)
+        source = conv.weight.dtype
+        if norm is not None:  # in double precision, so that only one rounding is added
+            conv = fuse_conv_bn_eval(*(copy.deepcopy(part).double().eval() for part in (conv, norm)))
+        weight = conv.weight.detach().to(source).clone(memory_format=torch.channels_last)
+        bias = None if conv.bias is None else conv.bias.detach().to(source).clone()
+        self.weight = _fixed(weight, dtype)
+        self.bias = None if bias is None else _fixed(bias, dtype)
         self.stride, self.dilation, self.groups = conv.stride, conv.dilation, conv.groups
         self.padding: tuple[int, ...] = tuple(int(side) for side in conv.padding)
         self.kernel_size = conv.kernel_size
@@ -130,31 +140,29 @@ def has_packed_convolutions() -> bool:
     return all(torch.allclose(*pair, atol=1e-5) for pair in zip(results, expected, strict=True))
 
 
-def _folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weights of the convolution and its norm as one; in double precision, so that only one rounding is added."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    mean = norm.running_mean.double() - (0 if bias is None else bias.double())
-    folded = weight.double() * scale.view(-1, 1, 1, 1)
-    return folded.to(weight.dtype), (norm.bias.double() - mean * scale).to(weight.dtype)
+def _fixed(values: Tensor, dtype: torch.dtype | None) -> nn.Parameter:
+    return nn.Parameter(values.to(dtype or values.dtype), requires_grad=False)
 
 
-def _converted(module: nn.Module, packed: bool) -> nn.Module:
-    fuse = functools.partial(FusedConv, packed=packed)
+def _converted(module: nn.Module, packed: bool, dtype: torch.dtype | None) -> nn.Module:
+    fuse = functools.partial(FusedConv, packed=packed, dtype=dtype)
     if isinstance(module, ResidualBlock):
         first, last = fuse(module.conv1, module.bn1, relu=True), fuse(module.conv2, module.bn2, relu=True)
-        return FusedResidual([first, last], _converted(module.shortcut, packed))
+        return FusedResidual([first, last], _converted(module.shortcut, packed, dtype))
     if isinstance(module, Bottleneck):
         parts = [fuse(getattr(module, f"conv{i}"), getattr(module, f"bn{i}"), relu=True) for i in range(1, 4)]
         shortcut = module.downsample if module.downsample is not None else nn.Identity()
-        return FusedResidual(parts, _converted(shortcut, packed))
+        return FusedResidual(parts, _converted(shortcut, packed, dtype))
     if isinstance(module, nn.Conv2d):
         return fuse(module)
     if isinstance(module, nn.Sequential):
-        return nn.Sequential(*_chain(list(module), packed))
+        return nn.Sequential(*_chain(list(module), packed, dtype))
     clone = _shallow_copy(module)
+    if dtype and isinstance(module, nn.Linear):
+        clone.weight = _fixed(module.weight, dtype)
+        clone.bias = None if module.bias is None else _fixed(module.bias, dtype)
     for name, child in module.named_children():
-        clone._modules[name] = _converted(child, packed)
+        clone._modules[name] = _converted(child, packed, dtype)
     if isinstance(module, ResNet50):
         clone.conv1, clone.bn1, clone.relu = (
             fuse(module.conv1, module.bn1, relu=True),
@@ -164,7 +172,7 @@ def _converted(module: nn.Module, packed: bool) -> nn.Module:
     return clone
 
 
-def _chain(modules: list[nn.Module], packed: bool) -> list[nn.Module]:
+def _chain(modules: list[nn.Module], packed: bool, dtype: torch.dtype | None) -> list[nn.Module]:
     """A Sequential's modules, with every convolution, norm and activation that follow each other as one.
 
     What is taken up leaves an identity: positions in the sequence stay what they were.
@@ -173,13 +181,13 @@ def _chain(modules: list[nn.Module], packed: bool) -> list[nn.Module]:
     while modules:
         module = modules.pop(0)
         if not isinstance(module, nn.Conv2d):
-            result.append(_converted(module, packed))
+            result.append(_converted(module, packed, dtype))
             continue
         norm = modules.pop(0) if modules and isinstance(modules[0], nn.BatchNorm2d) else None
         relu = bool(modules) and isinstance(modules[0], nn.ReLU)
         if relu:
             modules.pop(0)
-        result.append(FusedConv(module, norm, relu, packed))
+        result.append(FusedConv(module, norm, relu, packed, dtype))
         result += [nn.Identity()] * ((norm is not None) + relu)
     return result
 

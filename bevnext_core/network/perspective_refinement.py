@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bevnext_core.config import BevConfig, ImageConfig, RefinementConfig
-from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.camera_geometry import CameraGeometry, inverse
 from bevnext_core.network.layers import conv_bn_relu
 
 NEAR = 1e-5
@@ -155,9 +155,9 @@ class CameraCrossAttention(nn.Module):
         translation = geometry.translation[:, 0, :, None, :].float()
         shift = geometry.image_translation[:, 0, :, None, :].float()
         queries, anchors = self.anchors.shape[:2]
-        points = self.anchors.reshape(1, -1, 3) @ _inverse(geometry.bda.float()).transpose(1, 2)
+        points = self.anchors.reshape(1, -1, 3) @ inverse(geometry.bda.float()).transpose(1, 2)
         points = points.unsqueeze(1) - translation
-        points = points @ _inverse(rotation @ _inverse(intrinsics)).transpose(2, 3)
+        points = points @ inverse(rotation @ inverse(intrinsics)).transpose(2, 3)
         depth = points[..., 2:]
         points = torch.cat([points[..., :2] / depth.clamp(min=NEAR), depth], -1)
         points = points @ image_rotation.transpose(2, 3) + shift
@@ -249,8 +249,3 @@ def _along(reference: Tensor, offset: Tensor, size: int, tile: Tensor, tiles: in
     origin = (tile * (size + 1) + 0.5) * scale - 1
     place = (reference * size - 0.5 + offset).clamp(-1, size)
     return torch.add(origin.view(-1, 1, 1), place, alpha=scale)
-
-
-def _inverse(matrices: Tensor) -> Tensor:
-    """``torch.inverse`` that does not wait for a GPU to hear of singular ones."""
-    return torch.linalg.inv_ex(matrices).inverse

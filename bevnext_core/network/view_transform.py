@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bevnext_core.config import BevConfig, DepthConfig, ImageConfig
-from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.camera_geometry import CameraGeometry, inverse
 from bevnext_core.ops.bev_pool.plain import PoolPlan, bev_pool, bev_pool_form, make_plan
 
 
@@ -38,9 +38,9 @@ class ViewTransform(nn.Module):
             for name in ("rotation", "intrinsics", "image_rotation")
         }
         shift = geometry.image_translation.flatten(0, 2).unsqueeze(-1)
-        points = torch.inverse(flat["image_rotation"]) @ (self.frustum - shift)
+        points = inverse(flat["image_rotation"]) @ (self.frustum - shift)
         points = torch.cat([points[:, :2] * points[:, 2:], points[:, 2:]], 1)
-        points = (flat["rotation"] @ torch.inverse(flat["intrinsics"])) @ points
+        points = (flat["rotation"] @ inverse(flat["intrinsics"])) @ points
         points += geometry.translation.flatten(0, 2).unsqueeze(-1)
         per_sample = geometry.rotation.shape[1] * geometry.rotation.shape[2]
         return geometry.bda.repeat_interleave(per_sample, 0) @ points
@@ -61,10 +61,10 @@ class ViewTransform(nn.Module):
     def _native_cells(self, geometry: CameraGeometry) -> Tensor:
         """:meth:`cell_of_points` in one pass, bit for bit the same."""
         samples, frames, cameras = geometry.rotation.shape[:3]
-        lift = geometry.rotation @ torch.inverse(geometry.intrinsics)
+        lift = geometry.rotation @ inverse(geometry.intrinsics)
         bda = geometry.bda[:, None, None].expand(-1, frames, cameras, -1, -1)
         parts = [
-            torch.inverse(geometry.image_rotation),
+            inverse(geometry.image_rotation),
             geometry.image_translation.unsqueeze(-1),
             lift,
             geometry.translation.unsqueeze(-1),

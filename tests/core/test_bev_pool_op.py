@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bevnext_core.config import published_config
 from bevnext_core.network.camera_geometry import CameraGeometry
@@ -205,6 +206,31 @@ def test_cells_of_points() -> None:
     assert (expected.view(2, 2, 3, -1)[1, 1, 0] == -1).all()
     # None on the machine on which this was written; other libraries may use fused multiply-adds.
     assert (found != expected).sum() <= 8 * 12
+
+
+class Waits(TorchDispatchMode):
+    """Notes each operation for which the host would have to hear from a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in ("aten::_linalg_check_errors", "aten::_local_scalar_dense", "aten::nonzero"):
+            self.found.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_plan_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU makes it: from the geometry to the sorted points."""
+    view, geometry = random_geometry(2, 2, 3)
+    monkeypatch.setenv("BEVNEXT_BEV_POOL", "plain")
+    with Waits() as waits:
+        _ = view.plan(geometry).sorted
+    assert not waits.found
+    with Waits() as waits:
+        torch.inverse(geometry.intrinsics)
+    assert waits.found == ["aten::_linalg_check_errors"]
 
 
 def test_opcheck_cells() -> None:

@@ -19,18 +19,34 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bevnext_core.network import view_transform
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.network.inference import for_inference
+from bevnext_core.network.inference import DTYPES, Precision, for_inference
 from bevnext_core.streaming.decode import BoxSet, boxes_from_maps
 from tests.paths import BUNDLED
 from tests.published import build, geometry_from, load_reference, window_inputs
 
 MEASURED = {
-    torch.bfloat16: {"heatmap": 0.166, "reg": 0.174, "height": 0.306, "dim": 0.114, "rot": 0.330, "vel": 0.374},
-    torch.float16: {"heatmap": 0.045, "reg": 0.041, "height": 0.070, "dim": 0.027, "rot": 0.079, "vel": 0.086},
+    torch.bfloat16: {
+        "heatmap": 0.166,
+        "reg": 0.174,
+        "height": 0.306,
+        "dim": 0.114,
+        "rot": 0.330,
+        "vel": 0.374,
+    },
+    torch.float16: {
+        "heatmap": 0.045,
+        "reg": 0.041,
+        "height": 0.070,
+        "dim": 0.027,
+        "rot": 0.079,
+        "vel": 0.086,
+    },
 }
 ENCODED = {torch.bfloat16: (0.084, 0.151), torch.float16: (0.012, 0.021)}
 """Depth, context."""
@@ -59,7 +75,10 @@ def geometry(network: BEVNeXt) -> CameraGeometry:
 def run(network: BEVNeXt, geometry: CameraGeometry, dtype: torch.dtype | None) -> Run:
     images, colors = window_inputs(network.config)
     parameters = geometry.frame(0).camera_parameters().flatten(0, 2)
-    with torch.inference_mode(), torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+    with (
+        torch.inference_mode(),
+        torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None),
+    ):
         encoded = network.encode(images[0, 0], colors[0, 0], parameters)
         maps = network(images, colors, geometry)
     return Run(encoded, maps, boxes_from_maps(maps.tasks, network.config)[0])
@@ -98,6 +117,31 @@ def matched(ours: BoxSet, theirs: BoxSet) -> float:
     apart = np.linalg.norm(ours.boxes[:, None, :2] - theirs.boxes[None, :, :2], axis=2)
     apart[ours.labels[:, None] != theirs.labels[None]] = np.inf
     return float((apart.min(0) <= 0.5).mean())
+
+
+class Casts(TorchDispatchMode):
+    """Counts the weights that are brought into another precision."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func._schema.name in ("aten::to", "aten::_to_copy") and isinstance(args[0], nn.Parameter):
+            self.count += result.dtype != args[0].dtype
+        return result
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_are_rounded_once(geometry: CameraGeometry, network: BEVNeXt, precision: Precision) -> None:
+    """And nothing else changes: the maps are those of weights that are rounded at every call, bit for bit."""
+    results = []
+    for model, casts in ((network, True), (for_inference(build("small2"), precision=precision), False)):
+        with Casts() as counted:
+            results.append(run(model, geometry, DTYPES[precision]))
+        assert (counted.count > 100) == casts and (counted.count == 0) != casts
+    for ours, theirs in zip(results[0].maps.tasks, results[1].maps.tasks, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert torch.equal(results[0].encoded.depth, results[1].encoded.depth)
 
 
 @pytest.mark.parametrize("form", ["c++", "plain"])

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bevnext_core.config import FEATURE_STRIDE, ModelConfig
-from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.camera_geometry import CameraGeometry, inverse
 
 NEAR = 0.5
 """Metres in front of the camera from which a corner can be projected."""
@@ -102,7 +102,7 @@ def _corners(boxes: Tensor) -> Tensor:
 def _projected(points: Tensor, geometry: CameraGeometry, sample: int) -> tuple[Tensor, Tensor]:
     """Points ``[n, 8, 3]`` in the present frame's images: pixels ``[N, n, 8, 2]`` and depth ``[N, n, 8]``."""
     rotation, intrinsics = geometry.rotation[sample, 0], geometry.intrinsics[sample, 0]
-    points = points.reshape(-1, 3) @ torch.inverse(geometry.bda[sample]).T
+    points = points.reshape(-1, 3) @ inverse(geometry.bda[sample]).T
     seen = (points - geometry.translation[sample, 0, :, None]) @ rotation  # the inverse of camera -> ego
     depth = seen[..., 2]
     rays = seen / depth.clamp(min=NEAR)[..., None]
