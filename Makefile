@@ -5,6 +5,8 @@
 #              with DATAROOT=... CHECKPOINT=... detection on that data set
 # make demo-ros  set-up, then the same drive through the node over DDS, compared with the detector's own boxes
 # make colcon  set-up, then colcon build, test and test-result, with the environment's Python
+# make gpu     proves and measures everything that needs a GPU, in nine minutes, and writes gpu_report.md; runs without
+#              set-up (docs/gpu.md). A dry run without a GPU: make gpu DEVICE=cpu SIZE=tiny
 # make clean   removes .venv and everything that was built
 #
 # Each target does its own set-up; one that has been done costs nothing.
@@ -25,7 +27,14 @@ VERSION ?= v1.0-mini
 CHECKPOINT ?=
 OUT ?= demo
 
-.PHONY: setup base test lint colcon demo demo-ros clean
+# `make gpu`: folder of the complete reference outputs, folder of wheels, folder of the report
+DEVICE ?= cuda
+SIZE ?= full
+GOLDENS ?=
+WHEELS ?=
+REPORT ?= .
+
+.PHONY: setup base test lint colcon demo demo-ros gpu clean
 .DEFAULT_GOAL := setup
 
 # The script itself cannot tell a Python that is too old to read it.
@@ -65,6 +74,10 @@ endif
 
 demo-ros: setup
 	@$(VENV)/bin/python scripts/demo_ros.py $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
+gpu:
+	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m bevnext_benchmarks.gpu --device $(DEVICE) \
+	  --size $(SIZE) --goldens "$(GOLDENS)" --wheels "$(WHEELS)" --out "$(REPORT)"
 
 clean:
 	rm -rf $(VENV) build dist install log .checks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

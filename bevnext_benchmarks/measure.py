@@ -53,6 +53,7 @@ class Case:
         mode: one of :data:`MODES`.
         checkpoint: path of the weights; None: random ones for ``config``.
         compiled: path of the checkpoint's compiled package; None: the network as it is.
+        compile: a :data:`~bevnext_core.streaming.acceleration.CompileMode`; None: not compiled.
         plain: plain PyTorch instead of this project's operators and fused convolutions.
         seconds: measure at least so long, after one repetition to warm up.
     """
@@ -61,6 +62,7 @@ class Case:
     config: ModelConfig
     checkpoint: str | None = None
     compiled: str | None = None
+    compile: str | None = None
     plain: bool = False
     precision: str = "fp32"
     device: str = "cpu"
@@ -73,23 +75,24 @@ def measure(case: Case) -> dict[str, Any]:
     torch.set_num_threads(case.threads)
     if case.plain:
         os.environ |= {"BEVNEXT_BEV_POOL": "plain", "BEVNEXT_CRF": "plain"}
-    options = DetectorOptions(fused=not case.plain, precision=case.precision)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"compile": True, "compile_mode": case.compile} if case.compile else {}
+    options = DetectorOptions(fused=not case.plain, precision=case.precision, **given)  # type: ignore[arg-type]
     if case.checkpoint:
         detector = Detector.from_checkpoint(case.checkpoint, case.device, options, compiled=case.compiled)
     else:
         detector = Detector(random_network(case.config), case.device, options)
-    device, step = detector.device, _step(detector, case.mode)
+    device, step = detector.device, step_function(detector, case.mode)
     step()
     with peak_memory(device) as peak:
         timer = Timer("step()", globals={"step": step}, num_threads=case.threads)
         times = timer.blocked_autorange(min_run_time=case.seconds).times
     forms = {"BEV pooling": bev_pool.bev_pool_form(device), "CRF": crf.mean_field_form(device)}
-    forms["convolutions"] = "compiled" if case.compiled else "fused" if options.fused else "plain"
-    components = _components(detector, step)
+    forms["convolutions"] = case.compile or ("package" if case.compiled else "fused" if options.fused else "plain")
+    components = component_seconds(detector, step)
     return {"times_s": times, **peak, "boxes": step(), "forms": forms, "components_s": components}
 
 
-def _step(detector: Detector, mode: str) -> Callable[[], int]:
+def step_function(detector: Detector, mode: str) -> Callable[[], int]:
     """A function that runs the detector on the next frame of a drive and returns the number of boxes."""
     config = detector.config
     frames = (drive_frame(config, index) for index in itertools.count())
@@ -124,7 +127,7 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, int]]:
         peak["peak_bytes"] = 1024 * int(kilobytes)
 
 
-def _components(detector: Detector, step: Callable[[], object]) -> dict[str, list[float]]:
+def component_seconds(detector: Detector, step: Callable[[], object]) -> dict[str, list[float]]:
     """Seconds of each part in each of a few repetitions under the profiler; on a GPU of its kernels."""
     gpu = detector.device.type == "cuda"
     found: dict[str, list[float]] = {}

@@ -53,6 +53,22 @@ class Case:
         inputs = [value.detach().requires_grad_() for value in self.inputs]
         return torch.autograd.grad(self.forms[form](*inputs, **self.fixed), inputs, self.grad)
 
+    def errors(self, backward: bool) -> dict[str, float]:
+        """Largest difference of each form to plain PyTorch, in parts of the largest value; :attr:`limit` is allowed."""
+        expected = [right.float() for right in self.run("plain", backward)]
+        return {
+            form: max(
+                float((value.float() - right).abs().max() / right.abs().max())
+                for value, right in zip(self.run(form, backward), expected, strict=True)
+            )
+            for form in self.forms
+            if form != "plain"
+        }
+
+    @property
+    def limit(self) -> float:
+        return 1e-4 if self.inputs[0].dtype == torch.float32 else 1e-2
+
 
 def pooling(config: ModelConfig, frames: int, dtype: torch.dtype, device: str) -> Case:
     """``frames`` maps of a rig that drives straight on."""
@@ -99,13 +115,10 @@ def measure(
         AssertionError: a form does not give what plain PyTorch gives.
     """
     found = []
-    limit = 1e-4 if case.inputs[0].dtype == torch.float32 else 1e-2
     for way, backward in WAYS.items():
-        expected = case.run("plain", backward)
+        for name, error in case.errors(backward).items():
+            assert error <= case.limit, f"{case.title}, {way}: '{name}' is off by {error:.1e} of the largest value"
         for name in case.forms:
-            for value, right in zip(case.run(name, backward), expected, strict=True):
-                error = float((value.float() - right.float()).abs().max() / right.float().abs().max())
-                assert error <= limit, f"{case.title}, {way}: '{name}' is off by {error:.1e} of the largest value"
             work: Any = partial(case.run, name, backward)
             work = prepared(work) if prepared and name != "plain" else work
             labels = {"label": case.title, "sub_label": way, "description": name}

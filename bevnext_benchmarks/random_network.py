@@ -5,9 +5,27 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bevnext_core.config import ModelConfig
+from bevnext_core.config import ModelConfig, config_from_mapping
 from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.network.bevnext import BEVNeXt
+
+TINY = config_from_mapping(
+    {
+        "name": "tiny",
+        "channels": 16,
+        "cameras": ["CAM_FRONT", "CAM_BACK"],
+        "image": {"height": 64, "width": 160},
+        "backbone": {"base_channels": 8, "neck_channels": 32},
+        "depth": {"step": 4.0, "mid_channels": 16, "crf_iterations": 2},
+        "bev": {"cell": 6.4, "encoder_channels": 32},
+        "history": {"frames": 2},
+        "refinement": {"heads": 4, "height_anchors": 4, "feedforward_ratio": 2},
+        "head": {"shared_channels": 16, "branch_channels": 16, "max_candidates": 20},
+        "tasks": [{"classes": ["car"]}, {"classes": ["pedestrian", "bicycle"]}],
+    },
+    "tiny",
+)
+"""Everything that the network has, as small as it can be."""
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -26,6 +26,7 @@ from bevnext_core.config import ModelConfig, load_config, published_config
 from bevnext_core.device import find_device
 from bevnext_core.errors import BevnextError, one_line
 from bevnext_core.files import atomic_path
+from bevnext_core.streaming.acceleration import CompileMode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--checkpoint", metavar="FILE", help="measure this checkpoint's network")
     parser.add_argument(
         "--compiled", metavar="FILE.pt2", help="with --checkpoint: measure its package of 'bevnext export'"
+    )
+    parser.add_argument(
+        "--compile", nargs="?", const="default", choices=get_args(CompileMode), help="as of 'bevnext detect'"
     )
     parser.add_argument("--modes", default=",".join(MODES), help="which, comma-separated (default: %(default)s)")
     parser.add_argument(
@@ -78,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         "threads": threads,
         "modes": {},
     }
-    names = ("checkpoint", "compiled", "plain", "precision", "device", "seconds")
+    names = ("checkpoint", "compiled", "compile", "plain", "precision", "device", "seconds")
     given = {name: getattr(args, name) for name in names}
     for mode in modes:
         case = Case(mode, config, threads=threads, **given)

@@ -53,7 +53,7 @@ def measure(step: TrainingForward, batch: Any, device: str, bf16: bool, seconds:
     totals: list[torch.Tensor] = []
 
     def train() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             losses = step(batch)
         optimizer.zero_grad(set_to_none=True)
         totals[:] = [torch.stack(list(losses.values())).sum()]
@@ -65,7 +65,7 @@ def measure(step: TrainingForward, batch: Any, device: str, bf16: bool, seconds:
         timer = Timer("train()", globals={"train": train}, num_threads=torch.get_num_threads())
         found = timer.blocked_autorange(min_run_time=seconds)
     if not totals[0].isfinite():
-        raise ArithmeticError(f"the loss of a synthetic batch became {float(totals[0])}")
+        raise ArithmeticError(f"the loss of a synthetic batch became {totals[0].item()}")
     return found, peak["peak_bytes"]
 
 
