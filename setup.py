@@ -85,7 +85,8 @@ setup(
         "torch",
         "torchvision",
         "numpy",
-        "pillow",
+        # 10.1: its own font in any size
+        "pillow>=10.1",
         "pyyaml",
         # the second major version, which older distributions do not have: no key in package.xml
         "pydantic>=2.9",

@@ -67,7 +67,11 @@ class Detections:
         """Those with at least ``score``, best first, at most ``limit``."""
         order = np.argsort(-self.scores, kind="stable")
         order = order[self.scores[order] >= score][:limit]
-        chosen = {name: getattr(self, name)[order] for name in ("boxes", "scores", "labels")}
+        return self.select(order)
+
+    def select(self, rows: np.ndarray) -> Detections:
+        """Those that ``rows``, indices or a mask, choose."""
+        chosen = {name: getattr(self, name)[rows] for name in ("boxes", "scores", "labels")}
         return dataclasses.replace(self, **chosen)
 
 

@@ -1,4 +1,4 @@
-"""Pictures: boxes seen from above, and the colours and text that all pictures share."""
+"""Pictures: boxes seen from above."""
 
 from __future__ import annotations
 
@@ -8,27 +8,9 @@ import cv2
 import numpy as np
 
 from bevnext_core.boxes import box_corners
+from bevnext_core.draw.colors import BACKGROUND, DIM, GRID, TEXT, TRUTH_COLOR, Color, class_color
+from bevnext_core.draw.text import Labels, draw_text
 
-Color = tuple[int, int, int]
-
-CLASS_COLORS: dict[str, Color] = {
-    "car": (255, 158, 0),
-    "truck": (255, 99, 71),
-    "construction_vehicle": (233, 150, 70),
-    "bus": (255, 69, 160),
-    "trailer": (255, 140, 105),
-    "barrier": (150, 170, 190),
-    "motorcycle": (255, 61, 99),
-    "bicycle": (220, 60, 220),
-    "pedestrian": (80, 140, 255),
-    "traffic_cone": (60, 210, 160),
-}
-"""RGB per class."""
-OTHER_COLOR: Color = (220, 220, 220)
-TRUTH_COLOR: Color = (120, 255, 120)
-BACKGROUND: Color = (24, 26, 30)
-GRID: Color = (62, 66, 74)
-TEXT: Color = (205, 208, 214)
 ARROW_SECONDS = 1.0
 """A velocity arrow shows the way of this time."""
 _SHIFT = 4
@@ -48,11 +30,6 @@ class BoxLayer:
     truth: bool = False
 
 
-def class_color(name: str) -> Color:
-    """RGB of a class."""
-    return CLASS_COLORS.get(name, OTHER_COLOR)
-
-
 def draw_line(
     image: np.ndarray, start: np.ndarray, end: np.ndarray, color: Color, thickness: int = 1
 ) -> None:
@@ -66,17 +43,6 @@ def draw_line(
     fixed = np.round(ends * (1 << _SHIFT)).astype(int)
     first, second = (int(fixed[0, 0]), int(fixed[0, 1])), (int(fixed[1, 0]), int(fixed[1, 1]))
     cv2.line(image, first, second, color, thickness, cv2.LINE_AA, _SHIFT)
-
-
-def draw_text(
-    image: np.ndarray, text: str, x: float, y: float, color: Color = TEXT, scale: float = 0.45
-) -> None:
-    """Write text with its baseline starting at pixel (x, y), on a dark rim that keeps it readable."""
-    if not (np.isfinite(x) and np.isfinite(y)):
-        return
-    place = (int(np.clip(x, -1000, 1e4)), int(np.clip(y, -1000, 1e4)))
-    for thickness, ink in ((3, (0, 0, 0)), (1, color)):
-        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thickness, cv2.LINE_AA)
 
 
 @dataclass(frozen=True)
@@ -108,7 +74,8 @@ def draw_bev(
 
     Args:
         layers: drawn in order. A filled box is a detection, an outline in one colour is ground truth; the
-            line from the centre through the front face is the heading, the arrow the way of one second.
+            line from the centre through the front face is the heading, the arrow the way of one second. Labels
+            stand where there is room, those of the first boxes first.
         points: ``[P, >=2]`` points in the ego frame (lidar), drawn below the boxes.
     """
     image = np.empty((view.size, view.size, 3), np.uint8)
@@ -120,8 +87,14 @@ def draw_bev(
         image[place[inside, 1], place[inside, 0]] = (110, 116, 128)
     _draw_ego(image, view)
     for layer in layers:
-        for box, color, label in zip(layer.boxes, layer.colors, layer.labels):
-            _draw_box(image, view, box, color, label, layer.truth)
+        for box, color in zip(layer.boxes, layer.colors):
+            _draw_box(image, view, box, color, layer.truth)
+    labels = Labels(image)
+    for layer in layers:
+        for box, color, text in zip(layer.boxes, layer.colors, layer.labels):
+            if text and not layer.truth:
+                ground = view.pixels(box_corners(box[None])[0][[0, 3, 7, 4], :2])
+                labels.put(text, ground[:, 0].min(), ground[:, 1].min() - 2, ground[:, 1].max() + 2, color)
     return image
 
 
@@ -131,7 +104,7 @@ def _draw_rings(image: np.ndarray, view: BevView) -> None:
         cv2.circle(image, center, round(radius * view.scale), GRID, 1, cv2.LINE_AA)
         if radius % 20 == 0 and radius < view.extent:
             x, y = view.pixels(np.array([radius, 0.0]))
-            draw_text(image, f"{radius} m", x + 3, y - 3, (140, 145, 155), 0.38)
+            draw_text(image, f"{radius} m", x + 3, y - 3, DIM, 12)
     for ends in (((view.extent, 0), (-view.extent, 0)), ((0, view.extent), (0, -view.extent))):
         start, end = view.pixels(np.array(ends, np.float64))
         draw_line(image, start, end, GRID)
@@ -143,9 +116,7 @@ def _draw_ego(image: np.ndarray, view: BevView) -> None:
     cv2.fillPoly(image, [np.round(outline).astype(np.int32)], (225, 228, 235), cv2.LINE_AA)
 
 
-def _draw_box(
-    image: np.ndarray, view: BevView, box: np.ndarray, color: Color, label: str, truth: bool
-) -> None:
+def _draw_box(image: np.ndarray, view: BevView, box: np.ndarray, color: Color, truth: bool) -> None:
     ground = view.pixels(box_corners(box[None])[0][[0, 3, 7, 4], :2])
     if not np.isfinite(ground).all() or np.abs(ground).max() > 1e5:
         return
@@ -168,8 +139,6 @@ def _draw_box(
         if np.abs(tip).max() < 1e4:
             start, end = tuple(int(v) for v in np.round(center)), tuple(int(v) for v in np.round(tip))
             cv2.arrowedLine(image, start, end, color, 1, cv2.LINE_AA, tipLength=0.2)
-    if label and not truth:
-        draw_text(image, label, float(ground[:, 0].max()) + 2, float(ground[:, 1].min()) - 1, color, 0.34)
 
 
 def _span(values: np.ndarray, size: int) -> tuple[int, int]:
@@ -182,8 +151,8 @@ def draw_legend(image: np.ndarray, names: list[str], truth: bool) -> None:
     entries = [(name, class_color(name)) for name in names] + (
         [("ground truth", TRUTH_COLOR)] if truth else []
     )
-    y = image.shape[0] - 14 * len(entries) - 4
+    y = image.shape[0] - 17 * len(entries) - 6
     for name, color in entries:
-        y += 14
+        y += 17
         cv2.rectangle(image, (8, y - 9), (18, y), color, 1 if color == TRUTH_COLOR else cv2.FILLED)
-        draw_text(image, name, 24, y, TEXT, 0.38)
+        draw_text(image, name.replace("_", " "), 24, y, TEXT, 13)

@@ -14,19 +14,9 @@ import numpy as np
 
 from bevnext_core.boxes import box_corners
 from bevnext_core.detections import Detections
-from bevnext_core.draw.bev import (
-    BACKGROUND,
-    CLASS_COLORS,
-    TRUTH_COLOR,
-    BevView,
-    BoxLayer,
-    Color,
-    class_color,
-    draw_bev,
-    draw_legend,
-    draw_line,
-    draw_text,
-)
+from bevnext_core.draw.bev import BevView, BoxLayer, draw_bev, draw_legend, draw_line
+from bevnext_core.draw.colors import BACKGROUND, CLASS_COLORS, TRUTH_COLOR, Color, class_color
+from bevnext_core.draw.text import Labels, draw_text
 from bevnext_core.errors import BevnextError
 from bevnext_core.files import atomic_path
 from bevnext_core.frame import CameraFrame
@@ -35,7 +25,7 @@ from bevnext_core.geometry import invert_rigid, project
 NEAR = 0.1
 """Metres in front of a camera at which box edges are cut."""
 SMALL = 24
-"""Pixels of height below which a box is drawn with thin lines."""
+"""Pixels of height below which a box is drawn with thin lines and has no label: they would hide what is in it."""
 
 _EDGES = (
     tuple((i, (i + 1) % 4) for i in range(4))
@@ -94,21 +84,28 @@ def draw_box_edges(
 
 
 def draw_boxes_in_camera(image: np.ndarray, frame: CameraFrame, index: int, layer: BoxLayer) -> None:
-    """Draw boxes into ``image`` in place: camera ``index``'s picture at any size."""
+    """Draw boxes into ``image`` in place, camera ``index``'s picture at any size; the nearest get labels first."""
     matrix, transform = image_from_camera(frame, index, image), camera_from_ego(frame)[index]
     with np.errstate(invalid="ignore"):  # a box that is not finite is simply not drawn
         corners = box_corners(layer.boxes) @ transform[:3, :3].T + transform[:3, 3]
     inside = _may_be_seen(corners, matrix, (image.shape[1], image.shape[0]))
     # far boxes first, so that near ones lie on top
-    for box in np.argsort(-corners[..., 2].mean(1)):
-        if not inside[box]:
-            continue
-        # around a small box thick lines would hide what is in it
+    order = [box for box in np.argsort(-corners[..., 2].mean(1)) if inside[box]]
+    spans = {}
+    for box in order:
         distance = max(float(corners[box, :, 2].mean()), NEAR)
-        thickness = 1 if layer.truth or matrix[1, 1] * layer.boxes[box, 5] / distance < SMALL else 2
-        seen = draw_box_edges(image, corners[box], matrix, layer.colors[box], thickness)
-        if len(seen) and layer.labels[box] and not layer.truth:
-            _label(image, seen, layer.labels[box], layer.colors[box])
+        small = matrix[1, 1] * layer.boxes[box, 5] / distance < SMALL
+        seen = draw_box_edges(
+            image, corners[box], matrix, layer.colors[box], 1 if layer.truth or small else 2
+        )
+        if len(seen) and not layer.truth and not small:
+            spans[box] = np.concatenate([seen.min(0), seen.max(0)])
+    labels = Labels(image)
+    for box in reversed(order):
+        if box in spans and layer.labels[box]:
+            left, top, right, bottom = spans[box]
+            if 0 <= left + right < 2 * image.shape[1] and 0 <= top + bottom < 2 * image.shape[0]:
+                labels.put(layer.labels[box], max(left, 0), top - 2, bottom + 2, layer.colors[box])
 
 
 def _may_be_seen(corners: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -128,15 +125,6 @@ def _clip_near(start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
             share = (NEAR - ends[index, 2]) / (ends[other, 2] - ends[index, 2])
             ends[index] = ends[index] + share * (ends[other] - ends[index])
     return ends
-
-
-def _label(image: np.ndarray, pixels: np.ndarray, text: str, color: tuple[int, int, int]) -> None:
-    """Write above a box whose middle is in the picture."""
-    left, top = pixels.min(0)
-    right, bottom = pixels.max(0)
-    x, y = (left + right) / 2, (top + bottom) / 2
-    if 0 <= x < image.shape[1] and 0 <= y < image.shape[0]:
-        draw_text(image, text, max(left, 2), max(top - 3, 12), color, 0.36)
 
 
 def draw_points_in_camera(
@@ -190,7 +178,7 @@ def camera_mosaic(
             for layer in layers:
                 draw_boxes_in_camera(picture, frame, index, layer)
             tile[:own_height] = picture
-        draw_text(tile, title, 8, 18, (255, 255, 255), 0.5)
+        draw_text(tile, title, 8, 18, (255, 255, 255), 15)
     return mosaic
 
 
@@ -200,7 +188,7 @@ def detection_layer(detections: Detections) -> BoxLayer:
     return BoxLayer(
         boxes=np.asarray(detections.boxes, np.float64),
         colors=[class_color(name) for name in names],
-        labels=[f"{name} {score:.2f}" for name, score in zip(names, detections.scores)],
+        labels=[f"{name.replace('_', ' ')} {score:.2f}" for name, score in zip(names, detections.scores)],
     )
 
 
@@ -241,7 +229,7 @@ def draw_frame(
     summary = f"{len(detections)} detections"
     if truth_boxes is not None:
         summary += f", {len(truth_boxes)} annotated"
-    draw_text(bev, title, 8, 18, (255, 255, 255), 0.5)
+    draw_text(bev, title, 8, 18, (255, 255, 255), 15)
     draw_text(bev, summary, 8, 36)
     picture = np.concatenate([mosaic, bev], 1)
     return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]

@@ -1,4 +1,4 @@
-"""Videos of pictures: MP4 with H.264, which browsers play."""
+"""Videos of pictures: MP4 with H.264, which browsers play, and short animations, which pages show as pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bevnext_core.errors import BevnextError
 from bevnext_core.files import atomic_path
@@ -71,6 +72,14 @@ def write_video(path: str | Path, pictures: Sequence[Path], stamps_ns: Sequence[
         for picture in pictures:
             video.write(read_image(picture, "picture"))
     return video.path
+
+
+def write_animation(path: str | Path, pictures: Sequence[np.ndarray], fps: float, quality: int = 60) -> None:
+    """Write pictures ``[H, W, 3]`` uint8 RGB of one size as an animated WebP file, which plays again and again."""
+    first, *others = (Image.fromarray(picture) for picture in pictures)
+    with atomic_path(path) as temporary:
+        options = {"duration": round(1000 / fps), "loop": 0, "quality": quality, "method": 2}
+        first.save(temporary, "WEBP", save_all=True, append_images=others, **options)
 
 
 class Video:

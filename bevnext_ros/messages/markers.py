@@ -8,7 +8,7 @@ import numpy as np
 
 from bevnext_core.boxes import transform_boxes
 from bevnext_core.detections import Detections
-from bevnext_core.draw.bev import class_color
+from bevnext_core.draw.colors import class_color
 from bevnext_ros.messages.conversions import make_header
 from bevnext_ros.messages.factory import MessageFactory
 

@@ -24,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for the results; what an earlier run wrote there is replaced (default: %(default)s)",
     )
     add_drive_arguments(parser)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     parser.add_argument(
-        "--score-threshold", type=float, default=0.3, help="lowest score drawn (default: %(default)s)"
+        "--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, help="lowest score drawn (default: that of each class)"
     )
 
 
@@ -49,7 +51,7 @@ def add_drive_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show. Raises BevnextError."""
-    if not 0 <= args.score_threshold <= 1:
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         raise BevnextError(f"--score-threshold must be between 0 and 1, got {args.score_threshold:g}")
     out = Path(args.out)
     if out.exists() and not out.is_dir():
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         f"{shown.frames_per_second:.2f} frames per second "
         f"(detector: {typical:.0f} ms for six images, {least:.0f} to {most:.0f})"
     )
-    for path in filter(None, (shown.video, shown.sheet, out / "index.html")):
+    for path in filter(None, (shown.video, shown.animation, shown.sheet, out / "index.html")):
         print(path)
     return 0
 

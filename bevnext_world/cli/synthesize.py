@@ -62,9 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError(f"--workers must be at least 1, not {workers}")
     if args.seed < 0:
         raise BevnextError(f"--seed must not be negative, but is {args.seed}")
-    order = Order(
-        Path(args.out), args.split, args.seed, args.scenes, args.image_size, bool(args.sweeps)
-    )
+    order = Order(Path(args.out), args.split, args.seed, args.scenes, args.image_size, bool(args.sweeps))
     with tqdm(total=order.scenes * order.key_frames, unit="key frame", disable=None) as bar:
 
         def advance(count: int) -> None:

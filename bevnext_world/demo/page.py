@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from bevnext_core.draw.bev import class_color
+from bevnext_core.draw.colors import class_color
 from bevnext_core.evaluation.metric import ERROR_NAMES
 from bevnext_core.files import atomic_path
 from bevnext_world.demo.show import Shown
@@ -22,7 +22,7 @@ STAGES = {
     "decode": "decode boxes, suppress doubles",
     "detector": "the detector, all of the above",
     "read": "read six JPEG files",
-    "draw": "draw this picture and encode the video",
+    "draw": "draw this picture and encode video and animation",
 }
 ERRORS = {
     "trans_err": "translation, m",

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from bevnext_core.detections import Detections
-from bevnext_core.draw.bev import (
-    BACKGROUND,
-    TEXT,
-    TRUTH_COLOR,
-    BevView,
-    BoxLayer,
-    Color,
-    class_color,
-    draw_bev,
-)
-from bevnext_core.draw.bev import draw_text as write_on
+from bevnext_core.draw.bev import BevView, BoxLayer, draw_bev
 from bevnext_core.draw.cameras import camera_mosaic, detection_layer, truth_layer
+from bevnext_core.draw.colors import BACKGROUND, DIM, TEXT, TRUTH_COLOR, Color, class_color
+from bevnext_core.draw.text import draw_text, font
 from bevnext_core.frame import CameraFrame
 from bevnext_world.demo.truth import TrueBoxes
 
 FAR, NEAR = 54.0, 22.0
 """Metres from the ego to the edge of the two views from above."""
-LABEL_DISTANCE = 25.0
-"""Metres; boxes further away have no label in the images: it would hide them."""
-DIM: Color = (140, 145, 155)
 ACCENT: Color = (255, 200, 90)
 
 
@@ -42,7 +30,6 @@ class Status:
         name: of the drive. index, count: number of the frame and of all. seconds: since the first.
         is_key: whether it is a key frame, which is annotated and scored.
         speed: of the ego, m/s. step_seconds: what the detector took. history: past frames that it used.
-        threshold: lowest score drawn.
     """
 
     name: str
@@ -53,7 +40,6 @@ class Status:
     speed: float
     step_seconds: float
     history: int
-    threshold: float
 
 
 def draw_demo(
@@ -64,10 +50,8 @@ def draw_demo(
     The images show detections only; from above, detections are filled and ground truth is an outline.
     Front cameras are above, rear cameras below, so that the directions agree with the views from above.
     """
-    found = detection_layer(detections)
-    near = np.hypot(*np.asarray(detections.boxes, np.float64)[:, :2].T) < LABEL_DISTANCE
-    names = detections.names
-    labels = [name.replace("_", " ") if close else "" for name, close in zip(names, near)]
+    found, names = detection_layer(detections), detections.names
+    labels = [name.replace("_", " ") for name in names]
     mosaic = camera_mosaic(frame, [BoxLayer(found.boxes, found.colors, labels)], width=camera_width)
     half = mosaic.shape[0] // 2
     size = round(mosaic.shape[1] * 0.393)
@@ -76,7 +60,7 @@ def draw_demo(
     views = []
     for extent, texts in ((FAR, [""] * len(scores)), (NEAR, scores)):
         view = draw_bev([annotated, BoxLayer(found.boxes, found.colors, texts)], BevView(size, extent))
-        write_on(view, f"from above, {extent:.0f} m to each side", 10, 20, TEXT, 0.5)
+        draw_text(view, f"from above, {extent:.0f} m to each side", 10, 20)
         views.append(view)
     panel = _panel(mosaic.shape[1] - 2 * size, size, status, Counter(names), Counter(truth.names))
     picture = np.concatenate([mosaic[:half], np.concatenate([views[0], panel, views[1]], 1), mosaic[half:]])
@@ -102,11 +86,6 @@ def contact_sheet(pictures: list[np.ndarray], columns: int = 2) -> np.ndarray:
     return sheet
 
 
-@functools.lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
 def _panel(
     width: int, height: int, status: Status, found: Counter[str], annotated: Counter[str]
 ) -> np.ndarray:
@@ -117,7 +96,7 @@ def _panel(
     draw = ImageDraw.Draw(image)
 
     def text(x: float, y: float, words: str, size: int = 17, color: Color = TEXT, anchor: str = "ls") -> None:
-        draw.text((x, y), words, color, _font(size), anchor)
+        draw.text((x, y), words, color, font(size), anchor)
 
     text(180, 38, "BEVNeXt", 26, (255, 255, 255), "ms")
     text(180, 62, "six cameras in, 3D boxes out", 15, DIM, "ms")
@@ -144,7 +123,7 @@ def _panel(
             text(x, y, str(count) if count else "-", 16, TEXT if count else DIM, "rs")
     y = top + 25 * 11 + 10
     _sample_box(draw, 20, y, (200, 205, 215), True)
-    text(56, y, f"detected, score {status.threshold:g} and more", 15)
+    text(56, y, "detected", 15)
     _sample_box(draw, 20, y + 24, TRUTH_COLOR, False)
     text(56, y + 24, "ground truth", 15)
     draw.line((18, y + 43, 46, y + 43), TEXT, 2)

@@ -15,18 +15,21 @@ import numpy as np
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections, FrameDetector
 from bevnext_core.draw.cameras import write_png
-from bevnext_core.draw.video import frame_rate, open_video
+from bevnext_core.draw.video import frame_rate, open_video, write_animation
 from bevnext_core.errors import FrameError
 from bevnext_core.evaluation.inference import detect_frames
 from bevnext_core.evaluation.metric import Evaluation, evaluate
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.files import atomic_path
+from bevnext_world.demo.display import drawn
 from bevnext_world.demo.picture import Status, contact_sheet, draw_demo
 from bevnext_world.demo.truth import TrueBoxes, true_boxes
 from bevnext_world.recording.difficulty import RANGES
 
 SHEET_PICTURES = 4
 """Moments on the contact sheet."""
+ANIMATION_STEP = 2
+"""Every second frame is in the animation, half as large as in the video."""
 
 
 @dataclass
@@ -40,7 +43,7 @@ class Shown:
         seconds: of each frame, by stage: the detector's own stages, ``detector`` (their sum), ``read`` (six JPEG
             files) and ``draw`` (picture and video).
         evaluation: the official score.
-        video, sheet, picture: files.
+        video, animation, sheet, picture: files.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Shown:
     objects: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     video: Path | None = None
+    animation: Path = Path()
     sheet: Path = Path()
     picture: Path = Path()
 
@@ -76,17 +80,18 @@ def show(
     *,
     name: str,
     eval_set: str,
-    score_threshold: float = 0.3,
+    score_threshold: float | None = None,
     camera_width: int = 560,
 ) -> Shown:
     """Stream the first scene of ``reader`` and write below ``out``.
 
-    Writes ``drive.mp4`` (with an H.264 encoder), ``contact_sheet.png``, ``frame.jpg`` and ``submission.json``.
+    Writes ``drive.mp4`` (with an H.264 encoder), ``drive.webp`` (an animation), ``contact_sheet.png``, ``frame.jpg``
+    and ``submission.json``.
 
     Args:
         name: of the drive, for people.
         eval_set: the official split that the scene belongs to.
-        score_threshold: lowest score drawn; all boxes are scored.
+        score_threshold: lowest score drawn, in place of each class's own; all boxes are scored.
 
     Raises:
         FrameError: an image or pose of the drive cannot be used. DatasetError: it cannot be scored.
@@ -98,6 +103,7 @@ def show(
     shown = Shown(name, frame_rate([ref.stamp_ns for ref in refs]))
     moments = _moments(refs)
     kept: list[np.ndarray] = []
+    small: list[np.ndarray] = []
     results: dict[str, list[dict[str, Any]]] = {}
     detector.step(reader.load(refs[0]))  # not timed: what is built or loaded at first use
     with open_video(out / "drive.mp4", shown.fps) as video:
@@ -108,10 +114,12 @@ def show(
                 raise found
             assert frame is not None
             truth = true_boxes(reader, ref)
-            status = _status(reader, name, ref, found, step, score_threshold)
-            drawn = found.above(score_threshold)
-            picture = draw_demo(frame, drawn, truth, status, camera_width)
+            status = _status(reader, name, ref, found, step)
+            chosen = drawn(found, score_threshold)
+            picture = draw_demo(frame, chosen, truth, status, camera_width)
             video.write(picture)
+            if ref.index % ANIMATION_STEP == 0:
+                small.append(draw_demo(frame, chosen, truth, status, camera_width // 2))
             if ref.index in moments:
                 kept.append(picture)
             if ref.is_key:
@@ -119,16 +127,19 @@ def show(
                 shown.key_frames += 1
                 shown.objects.update(_in_range(truth))
             shown.frames += 1
-            shown.boxes += len(drawn)
+            shown.boxes += len(chosen)
             shown.note("read", read)
             shown.note("detector", step)
             shown.note("draw", time.perf_counter() - start)
             for stage, seconds in found.info.seconds.items():
                 shown.note(stage, seconds)
     shown.video = video.path
-    shown.sheet, shown.picture = out / "contact_sheet.png", out / "frame.jpg"
+    shown.sheet, shown.picture, shown.animation = (
+        out / name for name in ("contact_sheet.png", "frame.jpg", "drive.webp")
+    )
     write_png(contact_sheet(kept), shown.sheet)
-    write_jpeg(kept[len(kept) // 2], shown.picture)
+    write_jpeg(kept[(len(kept) - 1) // 2], shown.picture)
+    write_animation(shown.animation, small, shown.fps / ANIMATION_STEP)
     write_submission(make_submission(results, reader.sample_tokens(scene)), out / "submission.json")
     only = [scene] if len(reader.tables.scene) > 1 else None
     shown.evaluation = evaluate(reader.tables, out / "submission.json", eval_set, only)
@@ -177,7 +188,6 @@ def _status(
     ref: FrameRef,
     found: Detections,
     step_seconds: float,
-    threshold: float,
 ) -> Status:
     refs = reader.refs(ref.scene)
     other = refs[max(ref.index - 1, 0)] if ref.index else refs[min(1, len(refs) - 1)]
@@ -192,7 +202,6 @@ def _status(
         speed=float(np.hypot(*way)) / seconds if seconds else 0.0,
         step_seconds=step_seconds,
         history=found.info.history_frames,
-        threshold=threshold,
     )
 
 

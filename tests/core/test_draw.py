@@ -11,7 +11,7 @@ import pytest
 from bevnext_core.boxes import box_corners
 from bevnext_core.classes import CAMERAS, CLASSES
 from bevnext_core.detections import Detections
-from bevnext_core.draw.bev import BACKGROUND, TRUTH_COLOR, BevView, BoxLayer, class_color, draw_bev
+from bevnext_core.draw.bev import BevView, BoxLayer, draw_bev
 from bevnext_core.draw.cameras import (
     camera_from_ego,
     camera_mosaic,
@@ -23,6 +23,8 @@ from bevnext_core.draw.cameras import (
     truth_layer,
     write_png,
 )
+from bevnext_core.draw.colors import BACKGROUND, CLASS_COLORS, TRUTH_COLOR, class_color
+from bevnext_core.draw.text import Labels, draw_text
 from bevnext_core.draw.video import open_video, write_video
 from bevnext_core.errors import BevnextError
 from bevnext_core.frame import CameraFrame
@@ -203,6 +205,79 @@ def test_boxes_far_outside_or_not_finite_do_no_harm(bad: float) -> None:
     image = np.zeros((90, 160, 3), np.uint8)
     draw_boxes_in_camera(image, frame(), 0, layer(boxes))
     assert len(drawn(image))
+
+
+# ------------------------------------------------------------------------------------------ colours, text
+# Machado, Oliveira and Fernandes, 2009: what people without one kind of cone see, in linear RGB
+VISION = {
+    "all cones": np.eye(3),
+    "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deuteranopia": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "tritanopia": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+}
+
+
+def lab(linear: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* (D65) of linear sRGB ``[N, 3]``."""
+    xyz = linear @ np.array([[0.4125, 0.2127, 0.0193], [0.3576, 0.7152, 0.1192], [0.1804, 0.0722, 0.9503]])
+    x, y, z = np.cbrt(np.clip(xyz / xyz_of_white(), 0.008856, None)).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def xyz_of_white() -> np.ndarray:
+    return np.array([0.9505, 1.0, 1.0888])
+
+
+@pytest.mark.parametrize("kind", VISION)
+def test_colours_of_the_classes_can_be_told_apart(kind: str) -> None:
+    assert set(CLASS_COLORS) == set(CLASSES)
+    colors = np.array([*CLASS_COLORS.values(), TRUTH_COLOR, BACKGROUND]) / 255
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    seen = lab(np.clip(linear @ np.array(VISION[kind]).T, 0, 1))
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[np.triu_indices(len(seen), 1)]
+    assert apart.min() > 15, "2 can just be told apart side by side"
+
+
+def test_text_lies_where_it_was_asked_for_and_outside_costs_nothing() -> None:
+    image = np.full((40, 120, 3), 128, np.uint8)
+    draw_text(image, "car", 10, 30, RED)
+    found, dark = drawn(image), np.argwhere((image < 60).all(-1))
+    assert found[:, 0].max() in (29, 30) and 9 <= found[:, 1].min() <= 12 and len(dark) > 30
+    before = image.copy()
+    for x, y in ((500, 10), (10, -50), (-300, 10), (np.nan, 10)):
+        draw_text(image, "car", x, y, RED)
+    np.testing.assert_array_equal(image, before)
+    draw_text(image, "car", -8, 5, RED)
+    assert (image[:8, :20] != before[:8, :20]).any(), "a part of it is in the picture"
+
+
+def test_labels_cover_no_other_label_and_stay_inside() -> None:
+    image = np.zeros((60, 100, 3), np.uint8)
+    labels = Labels(image)
+    assert labels.put("car", 10, 30, 40, RED)
+    plate = np.argwhere(image[..., 0] == 255)
+    assert plate[:, 0].max() < 30 and plate[:, 1].min() == 10
+    assert labels.put("bus", 12, 30, 40, (0, 0, 255)), "under the box, where above is taken"
+    assert np.argwhere((image == (0, 0, 255)).all(-1))[:, 0].min() == 40
+    before = image.copy()
+    assert not labels.put("van", 14, 30, 40, RED), "no room"
+    for x, above, below in ((90, 30, 40), (10, 5, 55), (np.nan, 30, 40), (10, np.nan, np.nan)):
+        assert not labels.put("truck", x, above, below, RED)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_small_boxes_have_no_label_and_the_nearest_has_its_first() -> None:
+    def image_of(boxes: np.ndarray, texts: list[str]) -> np.ndarray:
+        image = np.zeros((90, 160, 3), np.uint8)
+        draw_boxes_in_camera(image, frame(), 0, BoxLayer(boxes, [RED] * len(boxes), texts))
+        return image
+
+    np.testing.assert_array_equal(image_of(box(40, 0), ["car"]), image_of(box(40, 0), [""]))
+    assert (image_of(box(6, 0), ["car"]) != image_of(box(6, 0), [""])).any()
+    both = np.concatenate([box(6.2, 0), box(6, 0)])
+    for texts, same in ((["", "car"], True), (["car", "car"], True), (["bus", "car"], False)):
+        above = image_of(both, texts)[:30]
+        assert np.array_equal(above, image_of(both, ["", "car"])[:30]), same
 
 
 # ------------------------------------------------------------------------------------------ whole picture

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
@@ -22,11 +23,12 @@ from bevnext_core.classes import CAMERAS, CLASSES
 from bevnext_core.cli.main import main
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detections import Detections, StepInfo
-from bevnext_core.draw.bev import class_color
+from bevnext_core.draw.colors import class_color
 from bevnext_core.draw.video import h264_encoder
 from bevnext_core.frame import CameraFrame
 from bevnext_core.images import read_image
 from bevnext_world.demo import drive as drive_module
+from bevnext_world.demo.display import THRESHOLDS, drawn
 from bevnext_world.demo.page import write_page
 from bevnext_world.demo.picture import Status, contact_sheet, draw_demo
 from bevnext_world.demo.show import Shown, show, write_numbers
@@ -94,7 +96,7 @@ def test_object_that_appears_later_or_was_never_hit_is_not_shown(dataroot: Path,
 
 
 # ------------------------------------------------------------------------------------------------- picture
-STATUS = Status("Mill Road", 3, 10, 1.5, True, 8.0, 0.2, 2, 0.3)
+STATUS = Status("Mill Road", 3, 10, 1.5, True, 8.0, 0.2, 2)
 
 
 def pixels(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
@@ -129,8 +131,8 @@ def test_detections_are_in_images_and_views_and_truth_in_the_views_only(reader: 
     middle = tile + size / 2
     for left, extent in ((0, 54), (600 - size, 22)):
         inside = car[(car[:, 0] >= tile) & (car[:, 1] >= left) & (car[:, 1] < left + size)]
-        rows = inside[:, 0].mean()
-        assert middle - rows == pytest.approx(12 * size / 2 / extent, abs=6), "12 m ahead"
+        rear = (12 - 2.3) * size / 2 / extent
+        assert middle - inside[:, 0].max() == pytest.approx(rear, abs=3), "12 m ahead"
     truth = draw_demo(
         frame, found_in(frame, np.zeros((0, 9))), TrueBoxes(box(12, 0), ("car",)), STATUS, width
     )
@@ -138,13 +140,28 @@ def test_detections_are_in_images_and_views_and_truth_in_the_views_only(reader: 
     assert not changed[:tile].any() and not changed[-tile:].any(), "ground truth is in no image"
     for view in (slice(0, size), slice(600 - size, 600)):
         drawn = truth[tile:-tile, view][changed[tile:-tile, view]].astype(int)
-        assert len(drawn) > 5 and (drawn[:, 1] > drawn[:, 0]).all(), "an outline in green"
+        assert len(drawn) > 5 and (np.ptp(drawn, axis=1) < 16).all(), "an outline in white"
 
 
 def replace_images(frame: CameraFrame, color: tuple[int, int, int]) -> CameraFrame:
     plain = np.empty((90, 160, 3), np.uint8)
     plain[:] = color
     return replace(frame, images=(plain,) * len(CAMERAS))
+
+
+def test_nothing_is_drawn_twice_and_each_class_has_its_lowest_score(reader: NuScenesReader) -> None:
+    frame = reader.load(reader.refs(SCENE)[0])
+    boxes = np.concatenate([box(12, 0), box(13, 0.5), box(20, 0), box(12, 8), box(12, 9.2), box(12, 11)])
+    boxes[3:, 3:5] = 0.6  # people: seen twice a step apart, and one by himself
+    found = replace(
+        found_in(frame, boxes),
+        scores=np.float32([0.9, 0.95, THRESHOLDS["car"] - 0.01, 0.5, 0.6, 0.5]),
+        labels=np.array([0, 1, 0, 8, 8, 8]),
+    )
+    np.testing.assert_array_equal(drawn(found).boxes, boxes[[1, 4, 5]])
+    assert drawn(found).names == ["truck", "pedestrian", "pedestrian"]
+    np.testing.assert_array_equal(drawn(found, 0.0).boxes[:, 0], [13, 12, 12, 20])
+    assert set(THRESHOLDS) == set(CLASSES) and len(found) == 6
 
 
 def test_contact_sheet_holds_the_pictures_in_order() -> None:
@@ -207,6 +224,9 @@ def test_every_frame_is_streamed_shown_and_timed(shown: Shown) -> None:
     total = sum(shown.seconds["detector"])
     assert shown.frames_per_second == pytest.approx(count / total)
     assert read_image(shown.sheet, "sheet").shape == read_image(shown.picture, "picture").shape
+    with Image.open(shown.animation) as animation:
+        assert animation.format == "WEBP" and animation.n_frames == -(-count // 2)
+        assert animation.size[0] == 240
     if av := h264_encoder():
         with av.open(str(shown.video)) as video:
             assert len(list(video.decode(video=0))) == count
@@ -313,5 +333,5 @@ def test_command_makes_a_drive_scores_it_and_shows_it(tmp_path: Path) -> None:
     ):
         assert line in result.stdout
     video = ["drive.mp4"] if h264_encoder() else []
-    names = ("contact_sheet.png", "frame.jpg", "index.html", "numbers.json", "submission.json")
+    names = ("contact_sheet.png", "drive.webp", "frame.jpg", "index.html", "numbers.json", "submission.json")
     assert {path.name for path in out.iterdir()} == {*video, *names}
