@@ -234,6 +234,15 @@ def test_every_frame_is_streamed_shown_and_timed(shown: Shown) -> None:
         assert shown.video is None
 
 
+def test_the_readme_begins_with_a_small_animation() -> None:
+    path = ROOT / "docs/images/demo.webp"
+    assert path.stat().st_size < 3_000_000
+    with Image.open(path) as animation:
+        assert animation.format == "WEBP" and animation.n_frames > 20
+    text = (ROOT / "README.md").read_text()
+    assert "docs/images/demo.webp" in text[: text.index("\n\n", text.index("![")) + 1]
+
+
 def test_page_holds_everything_and_loads_nothing(shown: Shown, tmp_path: Path) -> None:
     about = {"weights": "a <b> & c.safetensors", "machine": "two cores"}
     write_page(shown, about, tmp_path / "index.html")
