@@ -67,7 +67,6 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr("bevnext_core.draw.bev.draw_bev", lambda *a, **k: np.zeros((8, 8, 3), np.uint8))
     monkeypatch.setattr("bevnext_core.draw.video.write_video", lambda path, *a: path)
     monkeypatch.setattr(train, "describe", lambda *a, **k: ())
-    monkeypatch.setattr(train, "expected_memory", lambda *a, **k: "")
     monkeypatch.setattr(nuscenes_to_bag, "BagWriter", NoBag)
     monkeypatch.setattr(nuscenes_to_bag, "verify", lambda done: None)
     return Bench(root, tmp_path)
@@ -127,7 +126,7 @@ class Bench:
             index = open_index(self.root, VERSION, self.folder / "cache", False)
             data = TrainingDataset(index, load_config(self.folder / "tiny_stage2.yaml"), "mini_train")
             try:
-                data[SampleRequest(0, 0, 0, 0)]
+                data[SampleRequest((0,), 0, 0, 0)]
             except DatasetError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1
