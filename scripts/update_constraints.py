@@ -82,7 +82,7 @@ def resolve(requirements: list[str], version: str, *options: str) -> str:
 def base_requirements(version: str) -> list[str]:
     """Everything that `make setup` may install on this Python without ROS, the build tools included."""
     package = run_setup(str(ROOT / "setup.py"), stop_after="init")
-    names = ["train", "test"] + ([] if version in WITHOUT_NUMPY_1 else ["nuscenes"])
+    names = ["train", "test", "peers"] + ([] if version in WITHOUT_NUMPY_1 else ["nuscenes"])
     extras = [line for name in names for line in package.extras_require[name]]
     # torch needs setuptools 77 or later, colcon needs it below 80
     return [*package.install_requires, *extras, *OLDER.get(version, []), "setuptools>=77.0.3,<80", "pip"]
