@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp32",
         help="of the convolutions (default: %(default)s)",
     )
+    parser.add_argument(
+        "--fixed-shapes",
+        action="store_true",
+        help="ONNX: no shape depends on data, as TensorRT wants it (docs/deployment.md)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,14 +53,15 @@ def run(args: argparse.Namespace) -> int:
     if suffix not in (".pt2", ".onnx"):
         raise BevnextError(f"--out {args.out}: the name must end in .pt2 or .onnx")
     device = find_device(args.device)
+    if args.fixed_shapes and suffix != ".onnx":
+        raise BevnextError(f"--fixed-shapes is for ONNX files; the shapes of {args.out} are fixed anyway")
     if suffix == ".onnx":
         from bevnext_core.export.onnx import export_onnx
 
-        if (args.precision, device.type) != ("fp32", "cpu"):
-            raise BevnextError(
-                "ONNX files are written in fp32, on the CPU: leave out --device and --precision"
-            )
-        for path, difference in export_onnx(load_checkpoint(args.checkpoint), args.out).items():
+        if args.precision == "bf16" or device.type != "cpu":
+            raise BevnextError("ONNX files are written in fp32 or fp16, on the CPU, for any device")
+        model = load_checkpoint(args.checkpoint).eval()
+        for path, difference in export_onnx(model, args.out, args.precision, args.fixed_shapes).items():
             size = os.path.getsize(path) / 2**20
             compared = "not compared (no onnxruntime)" if difference is None else f"{difference:.1e}"
             print(f"{path}: {size:.1f} MiB, largest relative difference {compared}")

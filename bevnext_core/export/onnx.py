@@ -1,9 +1,9 @@
 """A network as three ONNX files: encode, lift and detect.
 
-They hold standard operators only (opset 20; the deformable convolution is ``DeformConv``). What ONNX cannot express
-comes in as input, computed by the program that runs them: ``cells`` (which BEV cell each frustum point falls into)
-and ``pixels`` with ``seen`` (where the anchors of the refinement appear in the images), both of which need inverses
-of matrices. docs/export.md has their definitions.
+They hold standard operators only (opset 20; the deformable convolution is ``GridSample`` and a product). What ONNX
+cannot express comes in as input, computed by the program that runs them: ``cells`` (which BEV cell each frustum point
+falls into) and ``pixels`` with ``seen`` (where the anchors of the refinement appear in the images), both of which need
+inverses of matrices. docs/export.md has their definitions, docs/deployment.md the way to TensorRT.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.export.package import ExportError, example_inputs
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras
 from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.inference import Precision, autocast, for_inference
 from bevnext_core.network.programs import MAPS, EncodeProgram, flat_maps
 from bevnext_core.ops.crf.plain import mean_field_plain
 
 OPSET = 20
 LIFTED_VALUES = 2**24
 """Products of depth and context that 'lift' holds at a time, at least one depth bin's."""
-LIMIT = 1e-3
-"""Largest relative L2 difference of an output to the network's."""
+LIMITS = {"fp32": 1e-3, "fp16": 1e-2}
+"""Largest relative L2 difference of an output to the network's in the same precision."""
 
 
 class OnnxLift(nn.Module):
     """``depth, context, cells -> bev [1, C, Y, X]``: pooling by scattered addition, then the pre-process net."""
 
-    def __init__(self, model: BEVNeXt) -> None:
+    def __init__(self, model: BEVNeXt, precision: str) -> None:
         super().__init__()
         self.pre_process = model.pre_process
-        self.size = model.config.bev.size
+        self.size, self.precision = model.config.bev.size, precision
 
     def forward(self, depth: Tensor, context: Tensor, cells: Tensor) -> Tensor:
         """``cells [N, D, h, w]`` int64: row * X + column; Y * X for a point in no cell."""
@@ -53,15 +54,16 @@ class OnnxLift(nn.Module):
             lifted = (depth[part] * table).reshape(-1, channels)
             bev = bev.index_add(0, cells[part].reshape(-1), lifted)
         bev = bev[:total].reshape(1, self.size, self.size, channels).permute(0, 3, 1, 2)
-        return self.pre_process(bev)
+        with autocast("cpu", self.precision):
+            return self.pre_process(bev)
 
 
 class OnnxDetect(nn.Module):
     """``bev, depth, context, pixels, seen -> the head maps``, task by task."""
 
-    def __init__(self, model: BEVNeXt) -> None:
+    def __init__(self, model: BEVNeXt, precision: str) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.precision = model, precision
 
     def forward(
         self, bev: Tensor, depth: Tensor, context: Tensor, pixels: Tensor, seen: Tensor
@@ -69,7 +71,8 @@ class OnnxDetect(nn.Module):
         attention: Any = self.model.refinement.attention
         attention.project = lambda geometry: (pixels, seen)
         try:
-            return flat_maps(self.model.detect(bev, EncodedCameras(depth, context), None))  # type: ignore[arg-type]
+            with autocast("cpu", self.precision):
+                return flat_maps(self.model.detect(bev, EncodedCameras(depth, context), None))  # type: ignore[arg-type]
         finally:
             del attention.project
 
@@ -93,11 +96,16 @@ def plain_operators() -> Iterator[None]:
 
 
 @torch.no_grad()
-def export_onnx(model: BEVNeXt, path: str | Path) -> dict[str, float | None]:
+def export_onnx(
+    model: BEVNeXt, path: str | Path, precision: Precision = "fp32", fixed_shapes: bool = False
+) -> dict[str, float | None]:
     """Write ``X.encode.onnx``, ``X.lift.onnx`` and ``X.detect.onnx`` beside ``path`` (``X.onnx``), and compare them.
 
     Args:
         model: in evaluation mode, on the CPU.
+        precision: fp16: of the weights and convolutions, as in the detector.
+        fixed_shapes: no shape depends on data: the refinement samples every camera for every cell, and drops what is
+            not seen. More work, but what TensorRT compiles in one piece.
 
     Returns:
         largest relative L2 difference to the network on other inputs than the traced ones, by file;
@@ -112,12 +120,15 @@ def export_onnx(model: BEVNeXt, path: str | Path) -> dict[str, float | None]:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError:
         raise ExportError("ONNX export needs onnx and onnxscript: pip install onnx onnxscript") from None
+    model = for_inference(model, packed=False, precision=precision)
+    attention: Any = model.refinement.attention
+    attention.dense = fixed_shapes
     programs: dict[str, nn.Module] = {
-        "encode": EncodeProgram(model),
-        "lift": OnnxLift(model),
-        "detect": OnnxDetect(model),
+        "encode": EncodeProgram(model, precision),
+        "lift": OnnxLift(model, precision),
+        "detect": OnnxDetect(model, precision),
     }
-    traced, other = onnx_inputs(model, 0), onnx_inputs(model, 5)
+    traced, other = onnx_inputs(model, 0, precision), onnx_inputs(model, 5, precision)
     outputs = {
         "encode": ["depth", "context"],
         "lift": ["bev"],
@@ -142,15 +153,16 @@ def export_onnx(model: BEVNeXt, path: str | Path) -> dict[str, float | None]:
             )
         expected = expected if isinstance(expected, tuple) else (expected,)
         difference = found[str(file)] = compare_with_onnxruntime(file, other[name], expected)
-        if difference is not None and not difference <= LIMIT:
-            raise ExportError(f"{file} is off by {difference:.1e} (limit {LIMIT:.0e}): do not use it")
+        limit = LIMITS[precision]
+        if difference is not None and not difference <= limit:
+            raise ExportError(f"{file} is off by {difference:.1e} (limit {limit:.0e}): do not use it")
     return found
 
 
-def onnx_inputs(model: BEVNeXt, start: int) -> dict[str, dict[str, Tensor]]:
+def onnx_inputs(model: BEVNeXt, start: int, precision: str = "fp32") -> dict[str, dict[str, Tensor]]:
     """Named inputs of each file for one frame of a noise drive."""
     images, colors, geometry = network_inputs(model.config, start=start)
-    given = example_inputs(model, images, colors, geometry)
+    given = example_inputs(model, images, colors, geometry, precision)
     bev, depth, context = given["detect"][:3]
     attention = model.refinement.attention
     assert attention is not None
@@ -173,4 +185,5 @@ def compare_with_onnxruntime(
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = {name: value.contiguous().numpy() for name, value in inputs.items()}
     outputs = [torch.from_numpy(value) for value in session.run(None, given)]
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(outputs, expected, strict=True))
+    pairs = ((a.float(), b.float()) for a, b in zip(outputs, expected, strict=True))
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)

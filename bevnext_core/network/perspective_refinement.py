@@ -118,7 +118,10 @@ class CameraCrossAttention(nn.Module):
             )
             if self.dense:
                 sampled = torch.where(looks.index_select(0, pairs).unsqueeze(1), sampled, 0)
-            total = total.index_add(0, cell, sampled.to(total.dtype))
+            if self.dense and len(query) == 1:  # all cells, in order
+                total = total + sampled.to(total.dtype)
+            else:
+                total = total.index_add(0, cell, sampled.to(total.dtype))
         mean = total.view_as(query) / seen.sum(1).clamp(min=1).unsqueeze(-1)
         return self.output(mean) + query
 

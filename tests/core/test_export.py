@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import torch
 
 from bevnext_benchmarks.measure import Case, measure
 from bevnext_benchmarks.random_network import TINY, random_network
-from bevnext_core.checkpoint import save_checkpoint
+from bevnext_core.checkpoint import load_checkpoint, save_checkpoint
 from bevnext_core.cli.export import inputs, largest_difference
 from bevnext_core.cli.main import main
-from bevnext_core.detector import Detector
+from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.export import noise_drive
 from bevnext_core.export.noise_drive import drive_frame
 from bevnext_core.export.package import (
@@ -32,7 +33,9 @@ from bevnext_core.export.package import (
 )
 from bevnext_core.frame import CameraFrame
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
-from bevnext_core.network.programs import DetectProgram, EncodeProgram
+from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.network.programs import GEOMETRY, DetectProgram, EncodeProgram, ProgramNetwork
+from tests.paths import ROOT
 
 LIMIT = 1e-4
 """Relative L2 difference of a program's outputs for the same inputs."""
@@ -173,7 +176,8 @@ def write_package(path: Path, description: str, programs: int) -> None:
     "arguments, text",
     [
         (["--out", "x.zip"], "must end in .pt2 or .onnx"),
-        (["--out", "x.onnx", "--precision", "bf16"], "fp32, on the CPU"),
+        (["--out", "x.onnx", "--precision", "bf16"], "in fp32 or fp16, on the CPU"),
+        (["--out", "x.pt2", "--fixed-shapes"], "--fixed-shapes is for ONNX files"),
         (["--out", "x.pt2"], "no such checkpoint"),
     ],
 )
@@ -204,13 +208,63 @@ def test_a_compiled_package_detects_what_the_network_does(
 
 @pytest.mark.slow
 def test_onnx_files_compute_what_the_network_does(model: BEVNeXt, tmp_path: Path) -> None:
-    reason = "is not installed: the ONNX export is not tested"
+    found = onnx_files(model, tmp_path)
+    assert [Path(path).name for path in found] == [f"tiny.{name}.onnx" for name in ("encode", "lift", "detect")]
+    assert all(difference is not None and difference <= LIMIT for difference in found.values())
+    same_detections(Detector(in_onnxruntime(model, tmp_path), options=DetectorOptions(fused=False)), Detector(model))
+
+
+def in_onnxruntime(model: BEVNeXt, folder: Path) -> BEVNeXt:
+    """The network with its two programs run by another runtime, as docs/deployment.md has it."""
+    import onnxruntime
+
+    def program(name: str) -> Callable[..., list[torch.Tensor]]:
+        session = onnxruntime.InferenceSession(str(folder / f"tiny.{name}.onnx"), providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_inputs()]
+
+        def run(*values: torch.Tensor) -> list[torch.Tensor]:
+            given = {name: value.contiguous().numpy() for name, value in zip(names, values, strict=True)}
+            return [torch.from_numpy(value) for value in session.run(None, given)]
+
+        return run
+
+    encode, run_detect = program("encode"), program("detect")
+
+    def detect(bev: torch.Tensor, depth: torch.Tensor, context: torch.Tensor, *geometry: torch.Tensor) -> Any:
+        cameras = CameraGeometry(**dict(zip(GEOMETRY, geometry, strict=True)))
+        assert model.refinement.attention is not None
+        return run_detect(bev, depth, context, *model.refinement.attention.project(cameras))
+
+    return ProgramNetwork(model, encode, detect)
+
+
+@pytest.mark.slow
+def test_onnx_files_for_tensorrt(tmp_path: Path) -> None:
+    """In fp16, with named inputs, fixed shapes, and no operator that TensorRT lacks in what it gets."""
+    network = load_checkpoint(ROOT / "weights" / "demo_stage2.safetensors").eval()
+    found = onnx_files(network, tmp_path, "fp16", fixed_shapes=True)
+    assert all(difference is not None and 0 < difference <= 1e-2 for difference in found.values())
+    import onnx
+
+    half, single, boolean = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+    wanted = {
+        "encode": {"images": single, "colors": single, "camera_parameters": single},
+        "detect": {"bev": half, "depth": single, "context": half, "pixels": single, "seen": boolean},
+    }
+    for name, types in wanted.items():
+        graph = onnx.load(tmp_path / f"tiny.{name}.onnx").graph
+        assert {value.name: value.type.tensor_type.elem_type for value in graph.input} == types
+        for value in (*graph.input, *graph.output):
+            assert all(size.dim_value > 0 for size in value.type.tensor_type.shape.dim), value.name
+        assert not {node.op_type for node in graph.node} & {"NonZero", "ScatterND", "DeformConv", "If", "Loop"}
+        assert {node.domain for node in graph.node} == {""}
+        weights = [tensor for tensor in graph.initializer if tensor.name.endswith(".weight") and len(tensor.dims) == 4]
+        assert {tensor.data_type for tensor in weights} == {half}
+
+
+def onnx_files(network: BEVNeXt, folder: Path, *options: Any, **more: Any) -> dict[str, float | None]:
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason=f"{name} {reason}")
+        pytest.importorskip(name, reason=f"{name} is not installed: the ONNX export is not tested")
     from bevnext_core.export.onnx import export_onnx
 
-    found = export_onnx(model, tmp_path / "tiny.onnx")
-    assert [Path(path).name for path in found] == [
-        f"tiny.{name}.onnx" for name in ("encode", "lift", "detect")
-    ]
-    assert all(difference is not None and difference <= LIMIT for difference in found.values())
+    return export_onnx(network, folder / "tiny.onnx", *options, **more)

@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,7 +67,8 @@ def mean_field_plain(logits: Tensor, kernel: Tensor, weight: Tensor, iterations:
 def _gather_window(q: Tensor, kernel: Tensor) -> Tensor:
     height, width = q.shape[-2:]
     padded = F.pad(q, (1, 1, 1, 1))
-    out = torch.zeros_like(q)
-    for index, (dy, dx) in enumerate(WINDOW):
-        out = out + kernel[:, index : index + 1] * padded[..., dy : dy + height, dx : dx + width]
-    return out
+    messages = (
+        kernel[:, index : index + 1] * padded[..., dy : dy + height, dx : dx + width]
+        for index, (dy, dx) in enumerate(WINDOW)
+    )
+    return functools.reduce(torch.add, messages)
