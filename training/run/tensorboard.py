@@ -58,7 +58,7 @@ class Board:
 def sample_pictures(batch: Batch, maps: HeadMaps, config: ModelConfig) -> dict[str, np.ndarray]:
     """uint8 RGB pictures of the first sample: ``heatmap`` (predicted beside target), ``bev``, one per camera.
 
-    Ground truth is green, predictions above a score of :data:`MIN_SCORE` have their class's colour.
+    Ground truth is outlined in white, predictions above a score of :data:`MIN_SCORE` have their class's colour.
     """
     tasks = [{name: value[:1] for name, value in task.items()} for task in maps.tasks]
     predicted = torch.cat([task["heatmap"].float().sigmoid() for task in tasks], 1)[0].amax(0)
