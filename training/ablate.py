@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from bevnext_core.datasets.nuscenes_tables import split_scenes  # noqa: E402
 from bevnext_core.detector import Detector  # noqa: E402
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
 from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes  # noqa: E402
-from bevnext_core.evaluation.metric import Evaluation, evaluate  # noqa: E402
-from bevnext_core.evaluation.submission import make_submission, write_submission  # noqa: E402
+from bevnext_core.evaluation.metric import evaluate  # noqa: E402
+from bevnext_core.evaluation.submission import make_submission  # noqa: E402
 from bevnext_core.files import Parser, atomic_path  # noqa: E402
 from training.data.dataset import TrainingDataset  # noqa: E402
 from training.data.index import open_index  # noqa: E402
@@ -83,21 +82,20 @@ def run(options: argparse.Namespace) -> None:
     print(f"{config.name}, {options.split} of {options.dataroot}\n{'':<54}{'mAP':>8}{'NDS':>8}{'mATE':>8}{'mAVE':>8}")
 
     def add(name: str, records: dict[str, list[dict[str, Any]]], reader: NuScenesReader) -> None:
-        score = scored(records, reader, options.split)
+        score = evaluate(reader.tables, make_submission(records, reader.sample_tokens()), options.split)
         errors = score.summary["tp_errors"]
         rows[name] = {"mAP": score.mean_ap, "NDS": score.nd_score,
                       "mATE": float(errors["trans_err"]), "mAVE": float(errors["vel_err"])}
         print(f"{name:<54}" + "".join(f"{value:8.4f}" for value in rows[name].values()), flush=True)
 
     def reader_of(kind: type[NuScenesReader]) -> NuScenesReader:
-        return kind(options.dataroot, options.version, split=options.split, cameras=config.cameras,
-                    anchor_camera=config.anchor_camera, class_names=config.class_names)
+        return kind.of(config, options.dataroot, options.version, split=options.split)
 
     for name, (detector_kind, reader_kind) in STREAMS.items():
         if options.only in name:
             detector = detector_kind.from_checkpoint(options.checkpoint, options.device)
             reader = reader_of(reader_kind)
-            add(name, detect_scenes(detector, reader, reader.scenes, "streaming").records, reader)
+            add(name, detect_scenes(detector, reader, reader.scenes, "streaming")[0], reader)
     if options.prior_dataroot:
         index = open_index(options.prior_dataroot, options.prior_version, progress=False)
         frames = TrainingDataset(index, config, split_scenes(options.prior_split)).frames
@@ -114,14 +112,6 @@ def run(options: argparse.Namespace) -> None:
     if options.out:
         with atomic_path(Path(options.out)) as path:
             path.write_text(json.dumps({"model": config.name, "split": options.split, "rows": rows}, indent=1) + "\n")
-
-
-def scored(records: dict[str, list[dict[str, Any]]], reader: NuScenesReader, split: str) -> Evaluation:
-    """The official score of a whole split's records."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "submission.json"
-        write_submission(make_submission(records, reader.sample_tokens()), path)
-        return evaluate(reader.tables, path, split)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from bevnext_core.checkpoint import save_checkpoint  # noqa: E402
-from bevnext_core.evaluation.distributed import Processes, join_processes, leave_processes  # noqa: E402
 from bevnext_core.network.bevnext import BEVNeXt  # noqa: E402
 from training.data.cbgs import balanced_frames  # noqa: E402
 from training.data.dataset import Batch, TrainingDataset, join_samples  # noqa: E402
@@ -54,6 +53,7 @@ from training.data.shared_runs import RunDataset, RunSampler, join_runs  # noqa:
 from training.run.ema import ModelEma  # noqa: E402
 from training.run.gradient_checkpointing import enable_checkpointing  # noqa: E402
 from training.run.initialisation import initialise  # noqa: E402
+from training.run.processes import Processes, join_processes, leave_processes  # noqa: E402
 from training.run.progress import Progress  # noqa: E402
 from training.run.shared_forward import SharedForward, measure_parameters  # noqa: E402
 from training.run.tensorboard import open_tensorboard  # noqa: E402

@@ -97,16 +97,8 @@ def run(args: argparse.Namespace) -> int:
     out = output_folder(args.out, args.force)
     options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
-    reader = NuScenesReader(
-        args.dataroot,
-        args.version,
-        scenes=args.scene,
-        split=args.split,
-        cameras=detector.config.cameras,
-        anchor_camera=detector.config.anchor_camera,
-        sweeps=args.sweeps,
-        class_names=detector.config.class_names,
-    )
+    choice = {"scenes": args.scene, "split": args.split, "sweeps": args.sweeps}
+    reader = NuScenesReader.of(detector.config, args.dataroot, args.version, **choice)
     summary = detect(
         reader, detector, out, pictures=not args.no_pictures, score_threshold=args.score_threshold
     )

@@ -7,7 +7,7 @@ import sys
 
 from bevnext_core.cli.dataset import add_dataset_arguments
 from bevnext_core.cli.registry import extension
-from bevnext_core.errors import BevnextError
+from bevnext_core.errors import BevnextError, DatasetError
 
 DETECTING = ("mode", "precision", "device", "submission_out", "shuffle_images")
 """Options that only make sense where this command detects."""
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), help="with --checkpoint (default: fp32)"
     )
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), help="with --checkpoint (default: auto)")
+    parser.add_argument("--device", help="with --checkpoint: cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     parser.add_argument(
         "--submission-out", metavar="FILE", help="with --checkpoint: keep the submission here"
     )
@@ -56,60 +56,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score and print the table. Raises BevnextError."""
-    if not args.checkpoint:
-        given = [f"--{name.replace('_', '-')}" for name in DETECTING if getattr(args, name)]
-        if given:
-            raise BevnextError(f"{', '.join(given)}: only with --checkpoint, where this command detects")
+    if args.checkpoint:
+        return _evaluate_network(args)
+    given = [f"--{name.replace('_', '-')}" for name in DETECTING if getattr(args, name)]
+    if given:
+        raise BevnextError(f"{', '.join(given)}: only with --checkpoint, where this command detects")
     if args.bag:
         return extension("evaluate-bag", "read bags")(
             args.bag, args.dataroot, args.version, args.eval_set, scenes=args.scene, out=args.out
         )
-    if args.checkpoint:
-        return _evaluate_checkpoint(args)
     from bevnext_core.datasets.nuscenes_tables import load_tables
-    from bevnext_core.evaluation.metric import evaluate, format_table, write_evaluation
+    from bevnext_core.evaluation.metric import evaluate, report
     from bevnext_core.evaluation.submission import read_submission
 
     # A wrong file is found before the tables are loaded, which takes half a minute for the full data set.
     read_submission(args.submission)
-    evaluation = evaluate(
-        load_tables(args.dataroot, args.version), args.submission, args.eval_set, args.scene
-    )
-    print(format_table(evaluation))
-    if args.out:
-        write_evaluation(evaluation, args.out)
+    tables = load_tables(args.dataroot, args.version)
+    report(evaluate(tables, args.submission, args.eval_set, args.scene), args.out)
     return 0
 
 
-def _evaluate_checkpoint(args: argparse.Namespace) -> int:
-    from bevnext_core.evaluation.distributed import join_processes, leave_processes
-    from bevnext_core.evaluation.metric import format_table, write_evaluation
-    from bevnext_core.evaluation.split import SplitTask, score_split
+def _evaluate_network(args: argparse.Namespace) -> int:
+    """Detect in a split and score it. Where processes have joined a group, they share the scenes; the first reports."""
+    import torch.distributed as dist
+    from tqdm import tqdm
 
-    task = SplitTask(
-        args.checkpoint,
+    from bevnext_core.datasets.nuscenes import NuScenesReader
+    from bevnext_core.datasets.nuscenes_tables import split_scenes
+    from bevnext_core.detector import Detector, DetectorOptions
+    from bevnext_core.evaluation.inference import Mode, ShuffledImages, detect_scenes
+    from bevnext_core.evaluation.metric import evaluate, report
+    from bevnext_core.evaluation.submission import make_submission, write_submission
+    from bevnext_core.network.inference import Precision
+
+    mode: Mode = args.mode or "window"
+    precision: Precision = args.precision or "fp32"
+    outside = [scene for scene in args.scene or () if scene not in split_scenes(args.eval_set)]
+    if outside:
+        raise DatasetError(f"the split '{args.eval_set}' has no scene '{outside[0]}'")
+    options = DetectorOptions(precision=precision)
+    detector = Detector.from_checkpoint(args.checkpoint, args.device or "auto", options)
+    reader = (ShuffledImages if args.shuffle_images else NuScenesReader).of(
+        detector.config,
         args.dataroot,
         args.version,
-        args.eval_set,
-        args.mode or "window",
-        args.precision or "fp32",
-        tuple(args.scene or ()),
-        args.shuffle_images,
-        submission=args.submission_out,
-        progress=sys.stderr.isatty(),
+        scenes=args.scene,
+        split=None if args.scene else args.eval_set,
     )
-    try:
-        score = score_split(task, join_processes(args.device or "auto"))
-    finally:
-        leave_processes()
-    if score is None:
+    joined = dist.is_available() and dist.is_initialized()
+    rank, count = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+    scenes = reader.scenes[rank::count]
+    frames = sum(len(reader.refs(scene)) for scene in scenes)
+    hidden = rank > 0 or not sys.stderr.isatty()
+    with tqdm(total=frames, unit="frame", desc=mode, disable=hidden) as bar:
+        parts = [detect_scenes(detector, reader, scenes, mode, bar.update)]
+    if joined:
+        parts *= count
+        dist.all_gather_object(parts, parts[0])
+    if rank:
         return 0
-    for token, reason in score.faults:
-        print(
-            f"bevnext: warning: sample {token} could not be read and has no boxes: {reason}", file=sys.stderr
-        )
-    print(score.title)
-    print(format_table(score.evaluation))
-    if args.out:
-        write_evaluation(score.evaluation, args.out)
+    submission = make_submission({k: v for records, _ in parts for k, v in records.items()}, reader.sample_tokens())
+    if args.submission_out:
+        write_submission(submission, args.submission_out)
+    scored = evaluate(reader.tables, submission, args.eval_set, args.scene)
+    faults = [fault for _, part in parts for fault in part]
+    for token, reason in faults:
+        print(f"bevnext: warning: sample {token} could not be read and has no boxes: {reason}", file=sys.stderr)
+    scored.summary["inference"] = {
+        "mode": mode,
+        "precision": precision,
+        "checkpoint": args.checkpoint,
+        "model": detector.config.name,
+        "unreadable_frames": len(faults),
+        "shuffled_images": args.shuffle_images,
+    }
+    published = " (as published)" if mode == "window" else ""
+    control = ", control with shuffled images" if args.shuffle_images else ""
+    print(f"{detector.config.name}, mode {mode}{published}, {precision}{control}")
+    report(scored, args.out)
     return 0

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import Self
 
 from bevnext_core.classes import ANCHOR_CAMERA, CAMERAS, CLASSES
+from bevnext_core.config import ModelConfig
 from bevnext_core.datasets.ground_truth import GroundTruth, annotated_boxes
 from bevnext_core.datasets.nuscenes_tables import (
     listing,
@@ -103,6 +105,12 @@ class NuScenesReader:
             if not value("scene", self._scene_rows[scene], "first_sample_token"):
                 raise DatasetError(f"scene '{scene}' of {self._where} is empty: it has no samples")
         self._refs: dict[str, tuple[FrameRef, ...]] = {}
+
+    @classmethod
+    def of(cls, config: ModelConfig, dataroot: str | Path, version: str, **choice: Any) -> Self:
+        """The reader of a network's cameras and classes; ``choice``: of scenes, as for the class."""
+        names = {name: getattr(config, name) for name in ("cameras", "anchor_camera", "class_names")}
+        return cls(dataroot, version, **names, **choice)
 
     @property
     def _where(self) -> str:

@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
@@ -59,34 +58,30 @@ def detect_frames(
         yield Detected(ref, frame, found, loaded - start, time.perf_counter() - loaded)
 
 
-@dataclass
-class SplitDetections:
-    """Submission records by sample token, and (token, reason) of the frames that could not be used."""
-
-    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    faults: list[tuple[str, str]] = field(default_factory=list)
-
-
 def detect_scenes(
     detector: Detector,
     reader: NuScenesReader,
     scenes: Iterable[str],
     mode: Mode,
     on_frame: Callable[[], object] = lambda: None,
-) -> SplitDetections:
+) -> tuple[dict[str, list[dict[str, Any]]], list[tuple[str, str]]]:
     """Detect in every key frame of ``scenes``. A frame that cannot be used gets no boxes and is listed.
 
     Args:
         on_frame: called after each frame (progress).
+
+    Returns:
+        Submission records by sample token, and (token, reason) of the frames that could not be used.
     """
-    result = SplitDetections()
+    records: dict[str, list[dict[str, Any]]] = {}
+    faults = []
     for scene in scenes:
         for ref, _, found, *_ in detect_frames(detector, reader, scene, detector.window if mode == "window" else None):
             if isinstance(found, FrameError):
-                result.faults.append((ref.sample_token, one_line(found)))
-            result.records[ref.sample_token] = [] if isinstance(found, FrameError) else submission_records(found)
+                faults.append((ref.sample_token, one_line(found)))
+            records[ref.sample_token] = [] if isinstance(found, FrameError) else submission_records(found)
             on_frame()
-    return result
+    return records, faults
 
 
 class ShuffledImages(NuScenesReader):

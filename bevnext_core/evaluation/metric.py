@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bevnext_core.datasets.nuscenes_tables import (
     SCORED_FIELDS,
     check_truth,
     fault,
+    listing,
     numbers,
     row_of,
     split_scenes,
@@ -40,15 +41,12 @@ ERROR_NAMES = {
 }
 """The devkit's true-positive errors, in metres, 1 - IoU, radians, m/s and 1 - accuracy; their usual names."""
 
-_VERSION_OF_SPLIT = {
-    "mini_train": "mini",
-    "mini_val": "mini",
-    "test": "test",
-    "train": "trainval",
-    "val": "trainval",
-    "train_detect": "trainval",
-    "train_track": "trainval",
+_SPLITS = {
+    "mini": ("mini_train", "mini_val"),
+    "test": ("test",),
+    "trainval": ("train", "val", "train_detect", "train_track"),
 }
+"""Splits by the version whose tables hold them."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +77,13 @@ class Evaluation:
 
 
 def evaluate(
-    tables: Any, submission_path: str | Path, eval_set: str, scenes: Sequence[str] | None = None
+    tables: Any, submission: str | Path | dict[str, Any], eval_set: str, scenes: Sequence[str] | None = None
 ) -> Evaluation:
-    """Score a submission file.
+    """Score a submission.
 
     Args:
-        tables: ``nuscenes.NuScenes`` (:func:`bevnext_core.datasets.nuscenes.load_tables`).
+        tables: ``nuscenes.NuScenes`` (:func:`bevnext_core.datasets.nuscenes_tables.load_tables`).
+        submission: a file, or what :func:`~bevnext_core.evaluation.submission.make_submission` gives.
         eval_set: official split of the tables' version, e.g. ``mini_val``.
         scenes: score these scenes of the split only.
 
@@ -92,48 +91,60 @@ def evaluate(
         DatasetError: the split does not belong to the version, an unknown scene, no annotations.
         SubmissionError: the file is no valid submission, or lacks samples of the split (says which scenes).
     """
-    _check_split(tables, eval_set)
-    chosen = _chosen_scenes(tables, eval_set, scenes)
+    members, chosen = _scenes(tables, eval_set, scenes)
     scene_names = {row["token"]: row["name"] for row in tables.scene}
     for row in tables.sample:
         if value("sample", row, "scene_token") not in scene_names:
             raise fault("sample", row, "scene_token", "must be the token of a row of 'scene'")
     scene_of = {row["token"]: scene_names[row["scene_token"]] for row in tables.sample}
     tokens = [token for token, scene in scene_of.items() if scene in chosen]
-    submission = read_submission(submission_path)
-    results = submission["results"]
-    missing = [token for token in tokens if token not in results]
-    if missing:
-        counts = Counter(scene_of[token] for token in missing)
-        listing = ", ".join(f"{scene} ({count})" for scene, count in list(counts.items())[:10])
-        more = f", ... ({len(counts)} scenes)" if len(counts) > 10 else ""
+    name = "the submission" if isinstance(submission, dict) else str(submission)
+    content = submission if isinstance(submission, dict) else read_submission(submission)
+    results = content["results"]
+    counts = Counter(scene_of[token] for token in tokens if token not in results)
+    if counts:
+        lacking = listing([f"{scene} ({count})" for scene, count in counts.items()], 10)
         raise SubmissionError(
-            f"{submission_path} lacks {len(missing)} of the {len(tokens)} samples of {eval_set}, "
-            f"in: {listing}{more}; detect the whole split, or name the scenes to be scored"
+            f"{name} lacks {counts.total()} of the {len(tokens)} samples of {eval_set}, "
+            f"in: {lacking}; detect the whole split, or name the scenes to be scored"
         )
     # the devkit reads the truth of the whole split, whatever is scored
-    split = set(split_scenes(eval_set))
-    check_truth(tables, [t for t, scene in scene_of.items() if scene in split], SCORED_FIELDS, "scoring")
+    check_truth(tables, [t for t, scene in scene_of.items() if scene in members], SCORED_FIELDS, "scoring")
     _check_distances(tables, tokens)
     if not any(tables.get("sample", token)["anns"] for token in tokens):
-        raise DatasetError(
-            f"{tables.version}: the samples of {eval_set} have no annotations to score against"
-        )
+        raise DatasetError(f"{tables.version}: the samples of {eval_set} have no annotations to score against")
     try:
-        with _quiet():
-            summary = _score(
-                tables, {token: results[token] for token in tokens}, submission["meta"], eval_set
-            )
+        # the devkit prints, and shows progress bars
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            summary = _score(tables, {token: results[token] for token in tokens}, eval_set)
     except AssertionError as error:
-        raise SubmissionError(f"{submission_path}: the devkit refuses it: {one_line(error)}") from None
+        raise SubmissionError(f"{name}: the devkit refuses it: {one_line(error)}") from None
     return Evaluation(
-        summary=summary,
+        summary={**summary, "meta": dict(content["meta"])},
         eval_set=eval_set,
         scenes=tuple(scenes or ()),
         samples=len(tokens),
         ignored=len(results) - len(tokens),
         boxes=sum(len(results[token]) for token in tokens),
     )
+
+
+def _scenes(tables: Any, eval_set: str, scenes: Sequence[str] | None) -> tuple[set[str], set[str]]:
+    """All scenes of a split, and those of the tables that are to be scored."""
+    members = set(split_scenes(eval_set))
+    allowed = _SPLITS.get(str(tables.version).rsplit("-", 1)[-1], ())
+    if eval_set not in allowed:
+        raise DatasetError(
+            f"the split '{eval_set}' cannot be scored with {tables.version}; "
+            f"it has: {', '.join(allowed) or 'none'}"
+        )
+    present = [row["name"] for row in tables.scene if row["name"] in members]
+    if not present:
+        raise DatasetError(f"{tables.dataroot} ({tables.version}) has no scene of the split '{eval_set}'")
+    for scene in scenes or ():
+        if scene not in present:
+            raise DatasetError(f"the split '{eval_set}' has no scene '{scene}' here; it has {', '.join(present)}")
+    return members, set(scenes or present)
 
 
 def _check_distances(tables: Any, tokens: Sequence[str]) -> None:
@@ -150,31 +161,7 @@ def _check_distances(tables: Any, tokens: Sequence[str]) -> None:
         numbers("ego_pose", pose, "translation", 3)
 
 
-def _check_split(tables: Any, eval_set: str) -> None:
-    split_scenes(eval_set)
-    kind = str(tables.version).rsplit("-", 1)[-1]
-    if _VERSION_OF_SPLIT.get(eval_set) != kind:
-        allowed = [split for split, version in _VERSION_OF_SPLIT.items() if version == kind]
-        raise DatasetError(
-            f"the split '{eval_set}' cannot be scored with {tables.version}; "
-            f"it has: {', '.join(allowed) or 'none'}"
-        )
-
-
-def _chosen_scenes(tables: Any, eval_set: str, scenes: Sequence[str] | None) -> set[str]:
-    members = set(split_scenes(eval_set))
-    present = [row["name"] for row in tables.scene if row["name"] in members]
-    if not present:
-        raise DatasetError(f"{tables.dataroot} ({tables.version}) has no scene of the split '{eval_set}'")
-    for scene in scenes or ():
-        if scene not in present:
-            raise DatasetError(
-                f"the split '{eval_set}' has no scene '{scene}' here; it has {', '.join(present)}"
-            )
-    return set(scenes) if scenes else set(present)
-
-
-def _score(tables: Any, results: dict[str, Any], meta: dict[str, Any], eval_set: str) -> dict[str, Any]:
+def _score(tables: Any, results: dict[str, Any], eval_set: str) -> dict[str, Any]:
     """The devkit's own steps, on the samples of ``results``.
 
     Not through ``DetectionEval.__init__``: it wants whole splits, writes folders, and raises "Invalid box
@@ -199,19 +186,10 @@ def _score(tables: Any, results: dict[str, Any], meta: dict[str, Any], eval_set:
         return filter_eval_boxes(tables, add_center_dist(tables, boxes), config.class_range)
 
     scorer = DetectionEval.__new__(DetectionEval)
-    scorer.cfg = config
-    scorer.verbose = False
-    scorer.pred_boxes = prepare(predicted)
-    scorer.gt_boxes = prepare(wanted)
+    scorer.cfg, scorer.verbose = config, False
+    scorer.pred_boxes, scorer.gt_boxes = prepare(predicted), prepare(wanted)
     metrics, _ = scorer.evaluate()
-    return {**metrics.serialize(), "meta": dict(meta)}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The devkit prints, and shows progress bars."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+    return metrics.serialize()  # type: ignore[no-any-return]
 
 
 def format_table(evaluation: Evaluation) -> str:
@@ -221,27 +199,19 @@ def format_table(evaluation: Evaluation) -> str:
     lines = [f"nuScenes {evaluation.eval_set}{part}: {evaluation.samples} samples, {evaluation.boxes} boxes"]
     if evaluation.ignored:
         lines.append(f"({evaluation.ignored} samples of the submission are outside it and were not scored)")
-    lines.append("")
-    lines.append(f"{'class':<21}{'AP':>7}" + "".join(f"{short:>7}" for short in ERROR_NAMES.values()))
-    for name, ap in summary["mean_dist_aps"].items():
-        errors = summary["label_tp_errors"][name]
-        lines.append(f"{name:<21}{ap:>7.3f}" + "".join(_cell(errors[key]) for key in ERROR_NAMES))
-    totals = summary["tp_errors"]
-    lines.append(
-        f"{'mean':<21}{evaluation.mean_ap:>7.3f}" + "".join(_cell(totals[key]) for key in ERROR_NAMES)
-    )
-    lines.append("")
-    lines.append(f"mAP {evaluation.mean_ap:.4f}")
-    lines.append(f"NDS {evaluation.nd_score:.4f}")
-    return "\n".join(lines)
+    lines += ["", f"{'class':<21}{'AP':>7}" + "".join(f"{short:>7}" for short in ERROR_NAMES.values())]
+    rows = [(name, ap, summary["label_tp_errors"][name]) for name, ap in summary["mean_dist_aps"].items()]
+    for name, ap, errors in [*rows, ("mean", evaluation.mean_ap, summary["tp_errors"])]:
+        cells = ["-" if math.isnan(errors[key]) else f"{errors[key]:.3f}" for key in ERROR_NAMES]
+        lines.append(f"{name:<21}{ap:>7.3f}" + "".join(f"{cell:>7}" for cell in cells))
+    return "\n".join([*lines, "", f"mAP {evaluation.mean_ap:.4f}", f"NDS {evaluation.nd_score:.4f}"])
 
 
-def _cell(value: float) -> str:
-    return f"{'-':>7}" if math.isnan(value) else f"{value:>7.3f}"
-
-
-def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
-    """Write the devkit's summary and what was scored as JSON (undefined errors are null)."""
+def report(evaluation: Evaluation, path: str | Path | None = None) -> None:
+    """Print the table, and write the devkit's summary and what was scored as JSON (undefined errors are null)."""
+    print(format_table(evaluation))
+    if path is None:
+        return
     content = {
         "eval_set": evaluation.eval_set,
         "scenes": list(evaluation.scenes),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from bevnext_core.datasets.nuscenes_tables import load_tables, numbers, row_of, 
 from bevnext_core.datasets.nuscenes_tables import stamp_ns as table_stamp_ns
 from bevnext_core.detections import Detections
 from bevnext_core.errors import DatasetError
-from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
+from bevnext_core.evaluation.submission import make_submission, submission_records
 from bevnext_core.geometry import rigid
 from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagError
@@ -79,8 +78,8 @@ def submission_from_bag(
     return make_submission(results, sample_tokens)
 
 
-def write_bag_submission(bag_path: str | Path, tables: Any, eval_set: str, path: str | Path) -> int:
-    """Write the submission for a split's key frames in ``tables``; returns how many have detections.
+def submission_of_split(bag_path: str | Path, tables: Any, eval_set: str) -> dict[str, Any]:
+    """The submission for a split's key frames in ``tables``.
 
     Raises: what :func:`submission_from_bag` raises; DatasetError when the split has no scene here.
     """
@@ -88,9 +87,7 @@ def write_bag_submission(bag_path: str | Path, tables: Any, eval_set: str, path:
     tokens = [row["token"] for row in tables.sample if value("sample", row, "scene_token") in scenes]
     if not tokens:
         raise DatasetError(f"no scene of the split '{eval_set}' is in {tables.dataroot}")
-    submission = submission_from_bag(bag_path, tables, tokens)
-    write_submission(submission, path)
-    return sum(bool(records) for records in submission["results"].values())
+    return submission_from_bag(bag_path, tables, tokens)
 
 
 def _key_frames(tables: Any, tokens: list[str], anchor_camera: str) -> dict[int, tuple[str, np.ndarray]]:
@@ -144,25 +141,15 @@ def run_evaluate_bag(
     eval_set: str,
     *,
     scenes: list[str] | None = None,
-    submission: str | Path | None = None,
     out: str | Path | None = None,
 ) -> int:
-    """The command: submission from the bag, official score, table. Raises BevnextError.
-
-    Args:
-        submission: where to keep the submission; ``None`` for nowhere. out: the results as JSON.
-    """
-    from bevnext_core.evaluation.metric import evaluate, format_table, write_evaluation
+    """The command: submission from the bag, official score, table; ``out``: as JSON. Raises BevnextError."""
+    from bevnext_core.evaluation.metric import evaluate, report
 
     with BagReader(bag):
         pass  # a wrong path is found before the tables are loaded, which takes half a minute
     tables = load_tables(dataroot, version)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(submission) if submission else Path(folder) / "submission.json"
-        found = write_bag_submission(bag, tables, eval_set, path)
-        print(f"{found} key frames with detections in {bag}")
-        evaluation = evaluate(tables, path, eval_set, scenes)
-    print(format_table(evaluation))
-    if out:
-        write_evaluation(evaluation, out)
+    submission = submission_of_split(bag, tables, eval_set)
+    print(f"{sum(map(bool, submission['results'].values()))} key frames with detections in {bag}")
+    report(evaluate(tables, submission, eval_set, scenes), out)
     return 0

@@ -39,15 +39,7 @@ class Drive:
 
     def reader(self, config: ModelConfig) -> NuScenesReader:
         """All camera frames of the drive, for a network."""
-        return NuScenesReader(
-            self.dataroot,
-            self.version,
-            scenes=[self.scene],
-            cameras=config.cameras,
-            anchor_camera=config.anchor_camera,
-            sweeps=True,
-            class_names=config.class_names,
-        )
+        return NuScenesReader.of(config, self.dataroot, self.version, scenes=[self.scene], sweeps=True)
 
 
 def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Drive:

@@ -140,9 +140,9 @@ def show(
     write_png(contact_sheet(kept), shown.sheet)
     write_jpeg(kept[(len(kept) - 1) // 2], shown.picture)
     write_animation(shown.animation, small, shown.fps / ANIMATION_STEP)
-    write_submission(make_submission(results, reader.sample_tokens(scene)), out / "submission.json")
-    only = [scene] if len(reader.tables.scene) > 1 else None
-    shown.evaluation = evaluate(reader.tables, out / "submission.json", eval_set, only)
+    submission = make_submission(results, reader.sample_tokens(scene))
+    write_submission(submission, out / "submission.json")
+    shown.evaluation = evaluate(reader.tables, submission, eval_set, [scene] if len(reader.tables.scene) > 1 else None)
     return shown
 
 

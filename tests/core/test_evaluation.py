@@ -18,7 +18,7 @@ from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.detections import Detections
 from bevnext_core.errors import DatasetError
-from bevnext_core.evaluation.metric import Evaluation, evaluate, format_table, write_evaluation
+from bevnext_core.evaluation.metric import Evaluation, evaluate, format_table, report
 from bevnext_core.evaluation.submission import (
     SubmissionError,
     make_submission,
@@ -250,7 +250,7 @@ def test_wrong_choices_list_what_there_is(
 
 def test_results_file_is_strict_json(made: Any, tmp_path: Path) -> None:
     evaluation = evaluate(made, perfect(reader_of(made, split="mini_val"), tmp_path / "s.json"), "mini_val")
-    write_evaluation(evaluation, tmp_path / "out" / "results.json")
+    report(evaluation, tmp_path / "out" / "results.json")
 
     def refuse(text: str) -> None:
         raise AssertionError(f"{text} is no JSON")

@@ -14,7 +14,7 @@ from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.detections import Detections
 from bevnext_core.evaluation.submission import make_submission, submission_records
 from bevnext_ros.bags.detect import OUTPUTS, detect_bag
-from bevnext_ros.bags.evaluate import run_evaluate_bag, submission_from_bag, write_bag_submission
+from bevnext_ros.bags.evaluate import run_evaluate_bag, submission_from_bag, submission_of_split
 from bevnext_ros.bags.nuscenes_to_bag import convert_scene
 from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagError, BagWriter
@@ -138,10 +138,10 @@ def test_ground_truth_recorded_as_detections_gets_the_known_score(sample, tmp_pa
     refs = {ref.stamp_ns: ref for ref in reader.refs("scene-0103")}
     convert_scene(reader.tables, "scene-0103", tmp_path / "bag")
     detect_bag(tmp_path / "bag", Truth(), tmp_path / "out", options(), pictures=False)
-    path = tmp_path / "submission.json"
-    assert write_bag_submission(tmp_path / "out" / "detections", reader.tables, "mini_val", path) == 4
-    assert evaluate(reader.tables, path, "mini_val").mean_ap == pytest.approx(0.2980, abs=5e-4)
     recorded = tmp_path / "out" / "detections"
+    submission = submission_of_split(recorded, reader.tables, "mini_val")
+    assert sum(map(bool, submission["results"].values())) == 4
+    assert evaluate(reader.tables, submission, "mini_val").mean_ap == pytest.approx(0.2980, abs=5e-4)
     assert run_evaluate_bag(recorded, sample, "v1.0-mini", "mini_val", out=tmp_path / "score.json") == 0
     assert "mAP" in capsys.readouterr().out and (tmp_path / "score.json").is_file()
 

@@ -145,10 +145,10 @@ def test_a_frame_that_cannot_be_read_has_no_boxes_and_is_listed(tmp_path: Path, 
     reader = NuScenesReader(data, "v1.0-mini", scenes=["scene-0061"])
     for mode in ("window", "streaming"):
         detector = Detector.from_checkpoint(folder / "c.safetensors", "cpu")
-        found = detect_scenes(detector, reader, reader.scenes, mode)  # type: ignore[arg-type]
-        assert len(found.records) == 5 and found.records["scene-0061-sample2"] == []
-        assert [token for token, _ in found.faults] == ["scene-0061-sample2"] and "CAM_BACK" in found.faults[0][1]
-        assert found.records["scene-0061-sample3"]
+        records, faults = detect_scenes(detector, reader, reader.scenes, mode)  # type: ignore[arg-type]
+        assert len(records) == 5 and records["scene-0061-sample2"] == []
+        assert [token for token, _ in faults] == ["scene-0061-sample2"] and "CAM_BACK" in faults[0][1]
+        assert records["scene-0061-sample3"]
 
 
 def test_shuffled_images_keep_everything_but_the_images(folder: Path) -> None:

@@ -126,7 +126,7 @@ def results(folder: Path, checkpoint: Path) -> dict[str, float]:
     """The numbers of :data:`BARS` for a network but for the poses, boxes by the official metric and in a stream."""
     reader = NuScenesReader(folder / "data", "v1.0-mini", split=SPLIT)
     detector = Detector.from_checkpoint(checkpoint, "cpu")
-    found = detect_scenes(detector, reader, reader.scenes, "streaming").records
+    found = detect_scenes(detector, reader, reader.scenes, "streaming")[0]
     score = ablate.scored(found, reader, SPLIT)
     return {
         "mAP": score.mean_ap,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bevnext_core.evaluation.distributed import Processes
+from training.run.processes import Processes
 
 CURVES = "curves.csv"
 COLUMNS = ("step", "epoch", "samples", "loss", "heat", "box", "depth", "perspective", "norm", "rate",

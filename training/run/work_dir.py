@@ -14,8 +14,8 @@ import yaml
 
 from bevnext_core.config import ModelConfig, config_to_mapping
 from bevnext_core.errors import ConfigError, one_line
-from bevnext_core.evaluation.distributed import Processes
 from bevnext_core.files import atomic_path
+from training.run.processes import Processes
 
 NOT_PART_OF_THE_RUN = {"resume", "dry_run", "work_dir", "index_dir", "workers", "device", "max_steps", "log_every",
                        "checkpoint_every", "keep"}
