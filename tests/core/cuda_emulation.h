@@ -1,11 +1,12 @@
 // Runs a CUDA kernel on the CPU, to test its indexing and its barriers where there is no GPU.
 //
-// Each thread of a block is a fiber; __syncthreads and the shuffles wait until all threads of the block or warp
-// have come. A kernel in which some never come (a divergent barrier, which hangs or is undefined on a GPU) ends
+// Each thread of a block is a fiber, kept for the blocks that follow; __syncthreads and the shuffles wait until all
+// threads of the block or warp have come. A kernel in which some never come (a divergent barrier, which hangs or is undefined on a GPU) ends
 // with an error. Shared memory starts as NaN. Blocks run one after the other; half precision is left out.
 
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -58,8 +59,11 @@ struct Barrier {
     unsigned size = 0, arrived = 0, generation = 0;
 };
 struct Fiber {
-    ucontext_t context;
-    bool done = false;
+    ucontext_t context;      // where it begins
+    jmp_buf place;           // and where it goes on: swapcontext would make a system call each time
+    const Barrier* barrier;  // which it waits for, if any, to leave `generation`
+    unsigned generation;
+    bool begun = false, done = false;
 };
 
 static std::vector<double> shared;
@@ -68,50 +72,78 @@ static std::vector<char> stacks;
 static std::vector<Barrier> warps;
 static std::vector<uint64_t> slots;
 static Barrier whole;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static unsigned current;
 static bool moved, failed;
 static std::function<void()> body;
 
+// From a fiber to the scheduler, until it is resumed.
+inline void leave() {
+    if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
+}
+
+inline void resume(Fiber& fiber) {
+    if (_setjmp(scheduler)) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    setcontext(&fiber.context);
+}
+
 inline void wait(Barrier& barrier) {
-    const unsigned generation = barrier.generation;
+    Fiber& fiber = fibers[current];
+    moved = true;
     if (++barrier.arrived == barrier.size) {
         barrier.arrived = 0;
         ++barrier.generation;
-        moved = true;
         return;
     }
-    while (barrier.generation == generation) swapcontext(&fibers[current].context, &scheduler);
+    fiber.barrier = &barrier;
+    fiber.generation = barrier.generation;
+    leave();
+    fiber.barrier = nullptr;
 }
 
 inline void start() {
-    body();
-    fibers[current].done = moved = true;
+    for (;;) {
+        body();
+        fibers[current].done = moved = true;
+        leave();
+    }
+}
+
+inline void make_fibers(unsigned threads) {
+    stacks.resize(threads * kStack);
+    fibers.assign(threads, Fiber());
+    for (unsigned i = 0; i < threads; ++i) {
+        getcontext(&fibers[i].context);
+        fibers[i].context.uc_stack.ss_sp = stacks.data() + i * kStack;
+        fibers[i].context.uc_stack.ss_size = kStack;
+        makecontext(&fibers[i].context, start, 0);
+    }
 }
 
 inline void run_block(unsigned threads) {
-    fibers.assign(threads, Fiber());
+    if (fibers.size() != threads) make_fibers(threads);
     warps.assign(threads / 32, Barrier());
     for (Barrier& warp : warps) warp.size = 32;
     whole = Barrier();
     whole.size = threads;
     std::fill(shared.begin(), shared.end(), __builtin_nan(""));
-    for (unsigned i = 0; i < threads; ++i) {
-        getcontext(&fibers[i].context);
-        fibers[i].context.uc_stack.ss_sp = stacks.data() + i * kStack;
-        fibers[i].context.uc_stack.ss_size = kStack;
-        fibers[i].context.uc_link = &scheduler;
-        makecontext(&fibers[i].context, start, 0);
+    for (Fiber& fiber : fibers) {
+        fiber.barrier = nullptr;
+        fiber.done = false;
     }
     do {
         moved = false;
         for (current = 0; current < threads; ++current) {
-            if (fibers[current].done) continue;
+            Fiber& fiber = fibers[current];
+            if (fiber.done || (fiber.barrier && fiber.barrier->generation == fiber.generation)) continue;
             threadIdx.x = current;
-            swapcontext(&scheduler, &fibers[current].context);
+            resume(fiber);
         }
     } while (moved);
     for (const Fiber& fiber : fibers) failed |= !fiber.done;
+    if (failed) fibers.clear();  // some are still in the middle of a kernel
 }
 
 inline void launch(dim3 grid, dim3 block, size_t bytes, std::function<void()> kernel) {
@@ -119,7 +151,6 @@ inline void launch(dim3 grid, dim3 block, size_t bytes, std::function<void()> ke
     blockDim = block;
     failed = false;
     shared.resize(bytes / sizeof(double) + 2);
-    stacks.resize(block.x * kStack);
     slots.assign(block.x, 0);
     for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
         for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {

@@ -10,7 +10,8 @@ from bevnext_core.ops import native
 from bevnext_core.ops.compiled import CudaCode
 
 HEADER = Path(__file__).with_name("cuda_emulation.h")
-FLAGS = ("-O1", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-DBEVNEXT_EMULATE_CUDA")
+FLAGS = ("-O1", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-DBEVNEXT_EMULATE_CUDA", "-U_FORTIFY_SOURCE")
+"""Not fortified: glibc would take a jump to another fiber for a mistake."""
 
 
 def emulated(code: CudaCode) -> ctypes.CDLL:
