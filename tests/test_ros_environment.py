@@ -504,25 +504,3 @@ def test_colcon_test_runs_the_tests(workspace):
     colcon(workspace, "test", "--return-code-on-test-failure", "--pytest-args", "tests/test_fails.py", code=1)
     failing.unlink()
     assert "1 failure" in colcon(workspace, "test-result", code=1)
-
-
-@pytest.mark.ros
-def test_node_without_torch_ends_with_one_line(tmp_path):
-    """As when colcon's own Python starts it: the line names that Python and what to do."""
-    needs_rclpy()
-    if not (ROOT / "bevnext_ros" / "main.py").is_file():
-        pytest.skip("there is no node yet")
-    (tmp_path / "torch.py").write_text("raise ImportError(\"No module named 'torch'\")\n")
-    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, "-c", "import sys; from bevnext_ros.node.main import main; sys.exit(main())"],
-        env=os.environ | {"PYTHONPATH": path},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 1
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert sys.executable in lines[0] and "torch" in lines[0] and "make setup" in lines[0]
