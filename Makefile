@@ -19,7 +19,8 @@ JOBS ?= 2
 THREADS ?= 1
 TIMEOUT ?= 900
 PYTEST_ARGS ?=
-PYTEST := -n $(JOBS) --dist loadscope --timeout $(TIMEOUT) --durations 10 $(PYTEST_ARGS)
+# in the order of tests/conftest.py, which has the slow files first; xdist's own has those with most tests first
+PYTEST := -n $(JOBS) --dist loadscope --no-loadscope-reorder --timeout $(TIMEOUT) --durations 10 $(PYTEST_ARGS)
 
 # `make demo`: with DATAROOT that data set; CHECKPOINT: other weights than the demo's
 DATAROOT ?=

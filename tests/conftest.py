@@ -45,11 +45,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with slow tests first: one that is left for the end has one process work and the others wait."""
     seed = config.getoption("--shuffle-files")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    files = sorted({item.path for item in items}, key=lambda path: (path not in slow, path))
     if seed is not None:
-        files = sorted({item.path for item in items})
         random.Random(seed).shuffle(files)
-        items.sort(key=lambda item: files.index(item.path))  # stable: the order within a file stays
+    place = {path: number for number, path in enumerate(files)}
+    items.sort(key=lambda item: place[item.path])  # stable: the order within a file stays
 
 
 @pytest.fixture
