@@ -22,18 +22,16 @@ class GroundTruth:
         boxes: ``[M, 9]`` float64 in the ego frame at the anchor camera's stamp, layout of
             :mod:`bevnext_core.boxes`; the velocity is NaN where the data set has none.
         labels: ``[M]`` int64, index into ``class_names``.
-        attributes: M attribute names, empty where there is none.
-        num_lidar_points, num_radar_points: ``[M]`` int64, -1 where the data set does not say.
-        annotation_tokens: M tokens.
+        attributes: ``[M]`` attribute names, empty where there is none; annotation_tokens: ``[M]``.
+        num_points: ``[M]`` int64, lidar and radar points inside; -1 where the data set does not say the lidar's.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
-    attributes: tuple[str, ...]
-    num_lidar_points: np.ndarray
-    num_radar_points: np.ndarray
-    annotation_tokens: tuple[str, ...]
+    attributes: np.ndarray
+    annotation_tokens: np.ndarray
+    num_points: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,19 +41,10 @@ class GroundTruth:
         """Class name of each box."""
         return [self.class_names[int(label)] for label in self.labels]
 
-    @property
-    def num_points(self) -> np.ndarray:
-        """``[M]``: lidar and radar points inside each box; -1 where the lidar's are not known."""
-        return np.where(
-            self.num_lidar_points < 0, -1, self.num_lidar_points + np.maximum(self.num_radar_points, 0)
-        )
-
-    def select(self, mask: np.ndarray) -> GroundTruth:
-        """Those where ``mask`` (``[M]`` bool) is true."""
-        keep = np.flatnonzero(np.asarray(mask, bool))
-        names = ("boxes", "labels", "num_lidar_points", "num_radar_points")
-        tuples = {name: tuple(getattr(self, name)[i] for i in keep) for name in ("attributes", "annotation_tokens")}
-        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in names}, **tuples)
+    def select(self, rows: np.ndarray) -> GroundTruth:
+        """Those that ``rows``, indices or a mask, choose."""
+        fields = ("boxes", "labels", "attributes", "annotation_tokens", "num_points")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in fields})
 
 
 def annotated_boxes(
@@ -87,20 +76,16 @@ def annotated_boxes(
         return np.array([numbers("sample_annotation", row, field) for row in given], np.int64)
 
     first_attributes = [next(iter(row.get("attribute_tokens") or ()), "") for row in rows]
+    velocities = np.array([_velocity(tables, row) for row in rows], np.float64).reshape(-1, 3)
+    geometry = (column("translation", 3), column("size", 3), column("rotation", 4), velocities)
+    lidar, radar = counts("num_lidar_pts"), counts("num_radar_pts")
     return GroundTruth(
-        boxes=boxes_from_nuscenes(
-            column("translation", 3),
-            column("size", 3),
-            column("rotation", 4),
-            np.array([_velocity(tables, row) for row in rows], np.float64).reshape(-1, 3),
-            ego_from_global,
-        ),
+        boxes=boxes_from_nuscenes(*geometry, ego_from_global),
         labels=np.array(labels, np.int64),
         class_names=tuple(class_names),
-        attributes=tuple(attribute_names.get(token, "") for token in first_attributes),
-        num_lidar_points=counts("num_lidar_pts"),
-        num_radar_points=counts("num_radar_pts"),
-        annotation_tokens=tuple(row["token"] for row in rows),
+        attributes=np.array([attribute_names.get(token, "") for token in first_attributes], object),
+        annotation_tokens=np.array([row["token"] for row in rows], object),
+        num_points=np.where(lidar < 0, -1, lidar + np.maximum(radar, 0)),
     )
 
 

@@ -19,6 +19,7 @@ from bevnext_core.classes import ANCHOR_CAMERA, CAMERAS, CLASSES
 from bevnext_core.config import ModelConfig
 from bevnext_core.datasets.ground_truth import GroundTruth, annotated_boxes
 from bevnext_core.datasets.nuscenes_tables import (
+    Row,
     listing,
     load_tables,
     numbers,
@@ -54,7 +55,7 @@ class FrameRef:
     sample_token: str
     is_key: bool
     stamp_ns: int
-    records: dict[str, dict[str, Any]]
+    records: dict[str, Row]
 
 
 class NuScenesReader:
@@ -120,13 +121,10 @@ class NuScenesReader:
         present = sorted(row["channel"] for row in self.tables.sensor if row["modality"] == "camera")
         missing = [camera for camera in self.cameras if camera not in present]
         if missing:
-            raise DatasetError(
-                f"{self._where} has no camera {', '.join(missing)}; it has {', '.join(present) or 'none'}"
-            )
+            there = ", ".join(present) or "none"
+            raise DatasetError(f"{self._where} has no camera {', '.join(missing)}; it has {there}")
         if self.anchor_camera not in self.cameras:
-            raise DatasetError(
-                f"the anchor camera '{self.anchor_camera}' is not one of {', '.join(self.cameras)}"
-            )
+            raise DatasetError(f"the anchor camera '{self.anchor_camera}' is not one of {', '.join(self.cameras)}")
 
     def _choose_scenes(self, scenes: Sequence[str] | None, split: str | None) -> tuple[str, ...]:
         if scenes is not None and split is not None:
@@ -141,9 +139,8 @@ class NuScenesReader:
             members = set(split_scenes(split))
             chosen = tuple(scene for scene in present if scene in members)
             if not chosen:
-                raise DatasetError(
-                    f"no scene of the split '{split}' is in {self._where}, which holds {listing(present)}"
-                )
+                held = listing(present)
+                raise DatasetError(f"no scene of the split '{split}' is in {self._where}, which holds {held}")
             return chosen
         if not present:
             raise DatasetError(f"{self._where} holds no scenes")
@@ -177,32 +174,21 @@ class NuScenesReader:
             self._refs[scene] = tuple(self._ref(scene, index, row) for index, row in enumerate(records))
         return self._refs[scene]
 
-    def _ref(self, scene: str, index: int, records: dict[str, dict[str, Any]]) -> FrameRef:
+    def _ref(self, scene: str, index: int, records: dict[str, Row]) -> FrameRef:
         anchor = records[self.anchor_camera]
-        return FrameRef(
-            scene=scene,
-            index=index,
-            sample_token=anchor["sample_token"],
-            is_key=bool(anchor["is_key_frame"]),
-            stamp_ns=stamp_ns("sample_data", anchor),
-            records=records,
-        )
+        stamp = stamp_ns("sample_data", anchor)
+        return FrameRef(scene, index, anchor["sample_token"], bool(anchor["is_key_frame"]), stamp, records)
 
-    def _key_records(self, scene: str) -> Iterator[dict[str, dict[str, Any]]]:
+    def _key_records(self, scene: str) -> Iterator[dict[str, Row]]:
         for token in self.sample_tokens(scene):
             data = self._row("sample", token)["data"]
             if self.anchor_camera not in data:
                 raise DatasetError(f"sample {token} of scene '{scene}' has no record of {self.anchor_camera}")
-            yield {
-                camera: self._row("sample_data", data[camera]) for camera in self.cameras if camera in data
-            }
+            yield {name: self._row("sample_data", data[name]) for name in self.cameras if name in data}
 
-    def _sweep_records(self, scene: str) -> Iterator[dict[str, dict[str, Any]]]:
+    def _sweep_records(self, scene: str) -> Iterator[dict[str, Row]]:
         chains = {camera: self._camera_chain(scene, camera) for camera in self.cameras}
-        stamps = {
-            camera: np.array([stamp_ns("sample_data", row) for row in rows])
-            for camera, rows in chains.items()
-        }
+        stamps = {name: np.array([stamp_ns("sample_data", row) for row in rows]) for name, rows in chains.items()}
         if not chains[self.anchor_camera]:
             raise DatasetError(f"scene '{scene}' has no record of {self.anchor_camera}")
         for anchor in chains[self.anchor_camera]:
@@ -217,13 +203,12 @@ class NuScenesReader:
                     frame[camera] = rows[int(np.argmin(offsets))]
             yield frame
 
-    def _camera_chain(self, scene: str, camera: str) -> list[dict[str, Any]]:
+    def _camera_chain(self, scene: str, camera: str) -> list[Row]:
         """All records of a camera in a scene, in time order: the key frames and what is linked to them."""
-        rows: dict[str, dict[str, Any]] = {}
+        rows: dict[str, Row] = {}
         for sample in self.sample_tokens(scene):
-            first = self._row("sample", sample)["data"].get(camera)
             for direction in ("prev", "next"):
-                token = first
+                token = self._row("sample", sample)["data"].get(camera)
                 while token:
                     rows[token] = self._row("sample_data", token)
                     token = value("sample_data", rows[token], direction)
@@ -238,32 +223,30 @@ class NuScenesReader:
             FrameError: an image is missing, truncated or of another size than its calibration, a camera has
                 no record, or a pose or another field of the tables cannot be used; names the camera.
         """
-        for camera in self.cameras:
-            if camera not in ref.records:
-                raise FrameError(f"{camera}: sample {ref.sample_token} has no record of this camera")
-        rows = [ref.records[camera] for camera in self.cameras]
-        of_cameras = list(zip(self.cameras, rows, strict=True))
+        parts = []
         try:
-            files = [self.dataroot / str(value("sample_data", row, "filename")) for row in rows]
-            sensors = [self._row("calibrated_sensor", row["calibrated_sensor_token"]) for row in rows]
-            intrinsics = [
-                numbers("calibrated_sensor", sensor, "camera_intrinsic", 3, 3) for sensor in sensors
-            ]
-            stamps = [stamp_ns("sample_data", row) for row in rows]
-            ego_from_camera = [
-                _pose("calibrated_sensor", row, f"{camera}: the calibration")
-                for camera, row in zip(self.cameras, sensors, strict=True)
-            ]
-            ego_poses = [self._ego_pose(row, f"{camera}: the ego pose") for camera, row in of_cameras]
+            for camera in self.cameras:
+                if camera not in ref.records:
+                    raise FrameError(f"{camera}: sample {ref.sample_token} has no record of this camera")
+                row = ref.records[camera]
+                sensor = self._row("calibrated_sensor", row["calibrated_sensor_token"])
+                parts.append(
+                    (
+                        self.dataroot / str(value("sample_data", row, "filename")),
+                        numbers("calibrated_sensor", sensor, "camera_intrinsic", 3, 3),
+                        stamp_ns("sample_data", row),
+                        _pose("calibrated_sensor", sensor, f"{camera}: the calibration"),
+                        self._ego_pose(row, f"{camera}: the ego pose"),
+                    )
+                )
             global_from_ego = self.global_from_ego(ref)
         except DatasetError as error:
             raise FrameError(f"sample {ref.sample_token}: {error}") from None
+        files, intrinsics, stamps, ego_from_camera, ego_poses = zip(*parts)
         images = read_images(files, self.cameras)
         # the tables' sizes are there to be checked; where there are none, the images' own hold
-        sizes = [
-            [row.get(side) or image.shape[axis] for side, axis in (("width", 1), ("height", 0))]
-            for row, image in zip(rows, images, strict=True)
-        ]
+        rows = [ref.records[camera] for camera in self.cameras]
+        sizes = [(r.get("width") or im.shape[1], r.get("height") or im.shape[0]) for r, im in zip(rows, images)]
         return CameraFrame(
             cameras=self.cameras,
             images=images,
@@ -293,9 +276,7 @@ class NuScenesReader:
             DatasetError: the frame is a sweep (only key frames are annotated), or as :func:`annotated_boxes`.
         """
         if not ref.is_key:
-            raise DatasetError(
-                f"frame {ref.index} of scene '{ref.scene}' is a sweep: only key frames are annotated"
-            )
+            raise DatasetError(f"frame {ref.index} of scene '{ref.scene}' is a sweep: only key frames are annotated")
         ego_from_global = invert_rigid(self.global_from_ego(ref))
         return annotated_boxes(self.tables, ref.sample_token, self.class_names, ego_from_global)
 
@@ -320,9 +301,7 @@ class NuScenesReader:
         except (OSError, ValueError) as error:
             raise DatasetError(f"{LIDAR}: the file cannot be read: {path} ({one_line(error)})") from None
         if not len(values) or len(values) % LIDAR_FIELDS:
-            raise DatasetError(
-                f"{LIDAR}: {path} is truncated: {len(values)} values are no multiple of {LIDAR_FIELDS}"
-            )
+            raise DatasetError(f"{LIDAR}: {path} is truncated: {len(values)} values are no multiple of {LIDAR_FIELDS}")
         sensor = self._row("calibrated_sensor", row["calibrated_sensor_token"])
         ego_from_lidar = (
             invert_rigid(self.global_from_ego(ref))
@@ -332,15 +311,15 @@ class NuScenesReader:
         points = values.reshape(-1, LIDAR_FIELDS)[:, :3].astype(np.float64)
         return points @ ego_from_lidar[:3, :3].T + ego_from_lidar[:3, 3]
 
-    def _ego_pose(self, record: dict[str, Any], what: str) -> np.ndarray:
+    def _ego_pose(self, record: Row, what: str) -> np.ndarray:
         token = value("sample_data", record, "ego_pose_token")
         return _pose("ego_pose", self._row("ego_pose", token), what)
 
-    def _row(self, table: str, token: str) -> dict[str, Any]:
+    def _row(self, table: str, token: str) -> Row:
         return row_of(self.tables, table, token)
 
 
-def _pose(table: str, row: dict[str, Any], what: str) -> np.ndarray:
+def _pose(table: str, row: Row, what: str) -> np.ndarray:
     """``[4, 4]`` from a row with ``rotation`` and ``translation``; ``what`` starts the error's message."""
     value(table, row, "rotation")
     translation = numbers(table, row, "translation", 3, finite=False)

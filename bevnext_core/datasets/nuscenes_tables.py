@@ -28,12 +28,7 @@ _UNUSED: dict[str, list[Row]] = {
 """Tables that nothing here reads, and what the devkit gets in their place: they and the maps need not be there."""
 _TRUTH = ("category", "attribute", "instance", "sample_annotation")
 """Without these there is no truth; detection goes on."""
-_TEXTS = {
-    "scene": ("name",),
-    "sensor": ("channel", "modality"),
-    "category": ("name",),
-    "attribute": ("name",),
-}
+_TEXTS = {"scene": ("name",), "sensor": ("channel", "modality"), "category": ("name",), "attribute": ("name",)}
 _LINKS = {
     "instance": {"category_token": "category"},
     "calibrated_sensor": {"sensor_token": "sensor"},
@@ -64,9 +59,7 @@ def load_tables(dataroot: str | Path, version: str) -> Any:
         raise DatasetError(f"no such dataroot: {root}")
     versions = sorted(path.parent.name for path in root.glob("*/scene.json"))
     if not versions:
-        raise DatasetError(
-            f"{root} holds no nuScenes tables (expected a folder such as v1.0-mini with scene.json in it)"
-        )
+        raise DatasetError(f"{root} holds no nuScenes tables (expected a folder such as v1.0-mini with a scene.json)")
     if version not in versions:
         raise DatasetError(f"unknown version '{version}': {root} holds {', '.join(versions)}")
     try:
@@ -117,15 +110,13 @@ def _read_table(tables: Any, path: Path) -> list[Row]:
         raise DatasetError(f"the table '{table}' ({path}) is no valid JSON: {one_line(error)}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DatasetError(f"the table '{table}' ({path}) must be a list of mappings")
-    tokens = {
-        name: {row["token"] for row in getattr(tables, name)} for name in _LINKS.get(table, {}).values()
-    }
-    texts = ("token", *_TEXTS.get(table, ()))
+    links = _LINKS.get(table, {})
+    tokens = {name: {row["token"] for row in getattr(tables, name)} for name in links.values()}
     for number, row in enumerate(rows):
-        for field in texts:
+        for field in ("token", *_TEXTS.get(table, ())):
             if not isinstance(row.get(field), str):
                 raise fault(table, row, field, "must be a string", number)
-        for field, other in _LINKS.get(table, {}).items():
+        for field, other in links.items():
             if row.get(field) not in tokens[other]:
                 raise fault(table, row, field, f"must be the token of a row of '{other}'", number)
         if table == "sample_data" and not isinstance(row.get("is_key_frame"), bool):
@@ -138,13 +129,7 @@ def _read_table(tables: Any, path: Path) -> list[Row]:
 def fault(table: str, row: Row, field: str, what: str, number: int | None = None) -> DatasetError:
     """The error that names a table, a field and a row (by its token, or its number), and what it should be."""
     where = f"number {number}" if not isinstance(row.get("token"), str) else f"'{row['token']}'"
-    is_not = (
-        f"is {row[field]!r}"[:80]
-        if row.get(field) is not None
-        else "is null"
-        if field in row
-        else "is missing"
-    )
+    is_not = "is missing" if field not in row else "is null" if row[field] is None else f"is {row[field]!r}"[:80]
     return DatasetError(f"table '{table}', row {where}: the field '{field}' {is_not}; it {what}")
 
 
@@ -173,10 +158,8 @@ def numbers(table: str, row: Row, field: str, *shape: int, finite: bool = True) 
     except (TypeError, ValueError):
         array = np.zeros(0)
     if array.shape != shape or (finite and not np.isfinite(array).all()):
-        size = "x".join(map(str, shape))
-        raise fault(
-            table, row, field, f"must be {size} finite numbers" if shape else "must be a finite number"
-        )
+        what = f"{'x'.join(map(str, shape))} finite numbers" if shape else "a finite number"
+        raise fault(table, row, field, f"must be {what}")
     return array
 
 
