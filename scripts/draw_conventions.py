@@ -14,7 +14,7 @@ import numpy as np
 
 from bevnext_core.classes import CLASSES
 from bevnext_core.detections import Detections
-from bevnext_core.draw.cameras import draw_frame, write_png
+from bevnext_core.draw.cameras import draw_frame, write_picture
 from tests.rig import drive
 
 # x, y, z, length, width, height, yaw, vx, vy; and the class
@@ -56,7 +56,7 @@ def main() -> None:
         camera_width=352,
         extent=30,
     )
-    write_png(picture, args.file)
+    write_picture(picture, args.file)
 
 
 if __name__ == "__main__":

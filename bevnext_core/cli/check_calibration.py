@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw one frame. Raises DatasetError, FrameError."""
     from bevnext_core.datasets.nuscenes import NuScenesReader
     from bevnext_core.draw.bev import draw_bev
-    from bevnext_core.draw.cameras import camera_mosaic, truth_layer, write_png
+    from bevnext_core.draw.cameras import camera_mosaic, truth_layer, write_picture
     from bevnext_core.errors import DatasetError, FrameError, one_line
 
     out = output_folder(args.out, args.force)
@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     stem = f"{args.scene}_{args.frame:03d}"
     layer = truth_layer(np.zeros((0, 9)) if boxes is None else boxes)
     images = out / f"{stem}_images.png"
-    write_png(camera_mosaic(frame, [layer], points=points, width=960), images)
+    write_picture(camera_mosaic(frame, [layer], points=points, width=960), images)
     above = out / f"{stem}_bev.png"
-    write_png(draw_bev([layer], points=points), above)
+    write_picture(draw_bev([layer], points=points), above)
     parts = ((boxes, "boxes"), (points, "lidar points"))
     drawn = " and ".join(f"{len(items)} {name}" for items, name in parts if items is not None)
     print(f"{args.scene}, key frame {args.frame}: {drawn} -> {images}, {above}")

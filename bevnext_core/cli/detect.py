@@ -157,7 +157,7 @@ def detect(
     """
     from tqdm import tqdm
 
-    from bevnext_core.draw.cameras import draw_frame, write_png
+    from bevnext_core.draw.cameras import draw_frame, write_picture
     from bevnext_core.draw.video import write_video
 
     summary = DetectSummary()
@@ -186,7 +186,7 @@ def detect(
                             frame, found.above(score_threshold), truth, title=f"{scene}, frame {ref.index}"
                         )
                         drawn.append(folder / f"{ref.index:03d}.png")
-                        write_png(picture, drawn[-1])
+                        write_picture(picture, drawn[-1])
                 progress.update()
             if drawn:
                 stamps = [ref.stamp_ns for ref in reader.refs(scene)]

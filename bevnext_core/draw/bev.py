@@ -11,8 +11,6 @@ from bevnext_core.boxes import box_corners
 from bevnext_core.draw.colors import BACKGROUND, DIM, GRID, TEXT, TRUTH_COLOR, Color, class_color
 from bevnext_core.draw.text import Labels, draw_text
 
-ARROW_SECONDS = 1.0
-"""A velocity arrow shows the way of this time."""
 _SHIFT = 4
 """Fractional bits of drawn coordinates: without them lines jump by whole pixels."""
 
@@ -30,18 +28,15 @@ class BoxLayer:
     truth: bool = False
 
 
-def draw_line(
-    image: np.ndarray, start: np.ndarray, end: np.ndarray, color: Color, thickness: int = 1
-) -> None:
-    """Draw an anti-aliased line between pixel coordinates ; one that misses the image costs nothing."""
+def draw_line(image: np.ndarray, start: np.ndarray, end: np.ndarray, color: Color, thickness: int = 1) -> None:
+    """Draw an anti-aliased line between pixel coordinates; one that misses the image costs nothing."""
     ends = np.array([start, end], np.float64)
     height, width = image.shape[:2]
     if not np.isfinite(ends).all() or np.abs(ends).max() > 1e5:
         return
     if (ends.max(0) < 0).any() or ends[:, 0].min() > width or ends[:, 1].min() > height:
         return
-    fixed = np.round(ends * (1 << _SHIFT)).astype(int)
-    first, second = (int(fixed[0, 0]), int(fixed[0, 1])), (int(fixed[1, 0]), int(fixed[1, 1]))
+    first, second = np.round(ends * (1 << _SHIFT)).astype(int).tolist()
     cv2.line(image, first, second, color, thickness, cv2.LINE_AA, _SHIFT)
 
 
@@ -67,9 +62,7 @@ class BevView:
         return np.stack([center - points[..., 1] * self.scale, center - points[..., 0] * self.scale], -1)
 
 
-def draw_bev(
-    layers: list[BoxLayer], view: BevView = BevView(), points: np.ndarray | None = None
-) -> np.ndarray:
+def draw_bev(layers: list[BoxLayer], view: BevView = BevView(), points: np.ndarray | None = None) -> np.ndarray:
     """Boxes from above -> ``[size, size, 3]`` uint8 RGB.
 
     Args:
@@ -78,79 +71,66 @@ def draw_bev(
             stand where there is room, those of the first boxes first.
         points: ``[P, >=2]`` points in the ego frame (lidar), drawn below the boxes.
     """
-    image = np.empty((view.size, view.size, 3), np.uint8)
-    image[:] = BACKGROUND
-    _draw_rings(image, view)
+    image = np.full((view.size, view.size, 3), BACKGROUND, np.uint8)
+    _draw_ground(image, view)
     if points is not None and len(points):
         place = np.floor(view.pixels(points)).astype(np.int64)
         inside = ((place >= 0) & (place < view.size)).all(1)
         image[place[inside, 1], place[inside, 0]] = (110, 116, 128)
-    _draw_ego(image, view)
     for layer in layers:
-        for box, color in zip(layer.boxes, layer.colors):
-            _draw_box(image, view, box, color, layer.truth)
+        _draw_layer(image, view, layer)
     labels = Labels(image)
     for layer in layers:
-        for box, color, text in zip(layer.boxes, layer.colors, layer.labels):
+        for outline, color, text in zip(view.pixels(_ground(layer.boxes)), layer.colors, layer.labels):
             if text and not layer.truth:
-                ground = view.pixels(box_corners(box[None])[0][[0, 3, 7, 4], :2])
-                labels.put(text, ground[:, 0].min(), ground[:, 1].min() - 2, ground[:, 1].max() + 2, color)
+                (left, top), (_, bottom) = outline.min(0), outline.max(0)
+                labels.put(text, left, top - 2, bottom + 2, color)
     return image
 
 
-def _draw_rings(image: np.ndarray, view: BevView) -> None:
+def _draw_ground(image: np.ndarray, view: BevView) -> None:
+    """Rings every 10 m, axes, and the ego about its rear axle (a Renault Zoe's outline), its nose pointing up."""
     center = (view.size // 2, view.size // 2)
     for radius in range(10, int(view.extent * 1.5), 10):
         cv2.circle(image, center, round(radius * view.scale), GRID, 1, cv2.LINE_AA)
         if radius % 20 == 0 and radius < view.extent:
             x, y = view.pixels(np.array([radius, 0.0]))
             draw_text(image, f"{radius} m", x + 3, y - 3, DIM, 12)
-    for ends in (((view.extent, 0), (-view.extent, 0)), ((0, view.extent), (0, -view.extent))):
-        start, end = view.pixels(np.array(ends, np.float64))
+    for axis in np.eye(2) * view.extent:
+        start, end = view.pixels(np.stack([axis, -axis]))
         draw_line(image, start, end, GRID)
-
-
-def _draw_ego(image: np.ndarray, view: BevView) -> None:
-    """The ego vehicle about its rear axle (a Renault Zoe's outline), its nose pointing up."""
     outline = view.pixels(np.array([(3.3, 0.0), (2.6, 0.9), (-0.8, 0.9), (-0.8, -0.9), (2.6, -0.9)]))
     cv2.fillPoly(image, [np.round(outline).astype(np.int32)], (225, 228, 235), cv2.LINE_AA)
 
 
-def _draw_box(image: np.ndarray, view: BevView, box: np.ndarray, color: Color, truth: bool) -> None:
-    ground = view.pixels(box_corners(box[None])[0][[0, 3, 7, 4], :2])
-    if not np.isfinite(ground).all() or np.abs(ground).max() > 1e5:
-        return
-    if not truth:
-        rows, columns = slice(*_span(ground[:, 1], view.size)), slice(*_span(ground[:, 0], view.size))
-        patch = image[rows, columns]
-        if patch.size:
-            overlay = patch.copy()
-            corners = np.round(ground - (columns.start, rows.start)).astype(np.int32)
-            cv2.fillPoly(overlay, [corners], color, cv2.LINE_AA)
-            image[rows, columns] = cv2.addWeighted(overlay, 0.35, patch, 0.65, 0)
-    thickness = 1 if truth else 2
-    for index in range(4):
-        draw_line(image, ground[index], ground[(index + 1) % 4], color, thickness)
-    center = view.pixels(box[:2])
-    draw_line(image, center, (ground[0] + ground[1]) / 2, color, thickness)
-    velocity = np.asarray(box[7:9], np.float64)
-    if np.isfinite(velocity).all() and np.hypot(*velocity) > 0.5:
-        tip = view.pixels(box[:2] + velocity * ARROW_SECONDS)
-        if np.abs(tip).max() < 1e4:
-            start, end = tuple(int(v) for v in np.round(center)), tuple(int(v) for v in np.round(tip))
+def _draw_layer(image: np.ndarray, view: BevView, layer: BoxLayer) -> None:
+    outlines = view.pixels(_ground(layer.boxes))
+    shown = np.flatnonzero((np.abs(outlines) <= 1e5).all((1, 2)))  # NaN compares as false
+    if not layer.truth:
+        filled = image.copy()
+        for index in shown:
+            cv2.fillPoly(filled, [np.round(outlines[index]).astype(np.int32)], layer.colors[index], cv2.LINE_AA)
+        cv2.addWeighted(filled, 0.35, image, 0.65, 0, image)
+    for index in shown:
+        box, outline, color = layer.boxes[index], outlines[index], layer.colors[index]
+        thickness = 1 if layer.truth else 2
+        for start, end in zip(outline, np.roll(outline, -1, 0)):
+            draw_line(image, start, end, color, thickness)
+        center, tip = view.pixels(np.stack([box[:2], box[:2] + box[7:9]]))
+        draw_line(image, center, outline[:2].mean(0), color, thickness)
+        if np.hypot(*box[7:9]) > 0.5 and np.abs(tip).max() < 1e4:
+            start, end = (tuple(map(int, np.round(point))) for point in (center, tip))
             cv2.arrowedLine(image, start, end, color, 1, cv2.LINE_AA, tipLength=0.2)
 
 
-def _span(values: np.ndarray, size: int) -> tuple[int, int]:
-    """First pixel and the one after the last, inside the picture."""
-    return int(np.clip(np.floor(values.min()), 0, size)), int(np.clip(np.ceil(values.max()) + 1, 0, size))
+def _ground(boxes: np.ndarray) -> np.ndarray:
+    """``[M, 4, 2]``: corners on the ground in the ego frame, the front ones first."""
+    return box_corners(boxes)[:, [0, 3, 7, 4], :2]
 
 
 def draw_legend(image: np.ndarray, names: list[str], truth: bool) -> None:
     """Class names in their colours at the lower left, in place; ``truth`` adds the style of ground truth."""
-    entries = [(name, class_color(name)) for name in names] + (
-        [("ground truth", TRUTH_COLOR)] if truth else []
-    )
+    entries = [(name, class_color(name)) for name in names] + [("ground truth", TRUTH_COLOR)] * truth
     y = image.shape[0] - 17 * len(entries) - 6
     for name, color in entries:
         y += 17

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from bevnext_core.boxes import box_corners
 from bevnext_core.detections import Detections
 from bevnext_core.draw.bev import BevView, BoxLayer, draw_bev, draw_legend, draw_line
 from bevnext_core.draw.colors import BACKGROUND, CLASS_COLORS, TRUTH_COLOR, Color, class_color
 from bevnext_core.draw.text import Labels, draw_text
-from bevnext_core.errors import BevnextError
 from bevnext_core.files import atomic_path
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid, project
@@ -27,28 +27,14 @@ NEAR = 0.1
 SMALL = 24
 """Pixels of height below which a box is drawn with thin lines and has no label: they would hide what is in it."""
 
-_EDGES = (
-    tuple((i, (i + 1) % 4) for i in range(4))
-    + tuple((4 + i, 4 + (i + 1) % 4) for i in range(4))
-    + tuple((i, i + 4) for i in range(4))
-)
-_FRONT_CROSS = ((0, 2), (1, 3))
+_EDGES = [edge for i in range(4) for edge in ((i, (i + 1) % 4), (4 + i, 4 + (i + 1) % 4), (i, i + 4))]
+_FRONT_CROSS = [(0, 2), (1, 3)]
 """Diagonals of the front face: they show the heading."""
 
 
 def camera_from_ego(frame: CameraFrame) -> np.ndarray:
     """``[N, 4, 4]``: from the ego frame at the anchor's stamp to each camera at its own stamp."""
     return invert_rigid(frame.global_from_camera) @ frame.global_from_ego
-
-
-def project_to_camera(frame: CameraFrame, index: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Project ego-frame points ``[..., 3]`` into camera ``index``.
-
-    Returns pixels ``[..., 2]`` of the full-size image (NaN behind the camera) and depths ``[...]`` in metres.
-    """
-    transform = camera_from_ego(frame)[index]
-    in_camera = np.asarray(points, np.float64) @ transform[:3, :3].T + transform[:3, 3]
-    return project(in_camera, frame.intrinsics[index])
 
 
 def image_from_camera(frame: CameraFrame, index: int, image: np.ndarray) -> np.ndarray:
@@ -94,11 +80,9 @@ def draw_boxes_in_camera(image: np.ndarray, frame: CameraFrame, index: int, laye
     spans = {}
     for box in order:
         distance = max(float(corners[box, :, 2].mean()), NEAR)
-        small = matrix[1, 1] * layer.boxes[box, 5] / distance < SMALL
-        seen = draw_box_edges(
-            image, corners[box], matrix, layer.colors[box], 1 if layer.truth or small else 2
-        )
-        if len(seen) and not layer.truth and not small:
+        plain = layer.truth or matrix[1, 1] * layer.boxes[box, 5] / distance < SMALL
+        seen = draw_box_edges(image, corners[box], matrix, layer.colors[box], 1 if plain else 2)
+        if len(seen) and not plain:
             spans[box] = np.concatenate([seen.min(0), seen.max(0)])
     labels = Labels(image)
     for box in reversed(order):
@@ -146,22 +130,17 @@ def draw_points_in_camera(
 
 
 def camera_mosaic(
-    frame: CameraFrame,
-    layers: list[BoxLayer],
-    *,
-    points: np.ndarray | None = None,
-    width: int = 640,
-    columns: int = 3,
+    frame: CameraFrame, layers: list[BoxLayer], *, points: np.ndarray | None = None, width: int = 640
 ) -> np.ndarray:
-    """All cameras in rows of ``columns``, each ``width`` pixels wide, with boxes and optionally points.
+    """All cameras in rows of three, each ``width`` pixels wide, with boxes and optionally points.
 
     A camera that is not valid is a dark tile that says so.
     """
     sizes = [image.shape for image in frame.images if image is not None]
     height = round(width * max((h / w for h, w, _ in sizes), default=9 / 16))
+    columns = 3
     rows = -(-len(frame.cameras) // columns)
-    mosaic = np.empty((rows * height, columns * width, 3), np.uint8)
-    mosaic[:] = BACKGROUND
+    mosaic = np.full((rows * height, columns * width, 3), BACKGROUND, np.uint8)
     for index, camera in enumerate(frame.cameras):
         row, column = divmod(index, columns)
         image = frame.images[index]
@@ -235,10 +214,7 @@ def draw_frame(
     return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
 
 
-def write_png(image: np.ndarray, path: str | Path) -> None:
-    """Write an RGB picture; the file appears when it is complete."""
+def write_picture(image: np.ndarray, path: str | Path) -> None:
+    """Write an RGB picture as PNG or JPEG, by the name's end; the file appears when it is complete."""
     with atomic_path(path) as temporary:
-        if not cv2.imwrite(
-            str(temporary), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3]
-        ):
-            raise BevnextError(f"the picture cannot be written: {path}")
+        Image.fromarray(image).save(temporary, compress_level=3, quality=88)

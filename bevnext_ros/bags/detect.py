@@ -196,10 +196,10 @@ def _write(writer: BagWriter, found: Detections, posed: PosedFrame, frame: str) 
 
 
 def _draw(out: Path, number: int, frame: CameraFrame, found: Detections) -> Path:
-    from bevnext_core.draw.cameras import draw_frame, write_png
+    from bevnext_core.draw.cameras import draw_frame, write_picture
 
     path = out / "frames" / f"{number:03d}.png"
-    write_png(draw_frame(frame, found, None, title=f"frame {number}"), path)
+    write_picture(draw_frame(frame, found, None, title=f"frame {number}"), path)
     return path
 
 

@@ -11,11 +11,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections, FrameDetector
-from bevnext_core.draw.cameras import write_png
-from bevnext_core.draw.video import frame_rate, open_video, write_animation
+from bevnext_core.draw.cameras import write_picture
+from bevnext_core.draw.video import frame_rate, open_video
 from bevnext_core.errors import FrameError
 from bevnext_core.evaluation.inference import detect_frames
 from bevnext_core.evaluation.metric import Evaluation, evaluate
@@ -137,8 +138,8 @@ def show(
     shown.sheet, shown.picture, shown.animation = (
         out / name for name in ("contact_sheet.png", "frame.jpg", "drive.webp")
     )
-    write_png(contact_sheet(kept), shown.sheet)
-    write_jpeg(kept[(len(kept) - 1) // 2], shown.picture)
+    write_picture(contact_sheet(kept), shown.sheet)
+    write_picture(kept[(len(kept) - 1) // 2], shown.picture)
     write_animation(shown.animation, small, shown.fps / ANIMATION_STEP)
     submission = make_submission(results, reader.sample_tokens(scene))
     write_submission(submission, out / "submission.json")
@@ -146,12 +147,12 @@ def show(
     return shown
 
 
-def write_jpeg(picture: np.ndarray, path: Path, quality: int = 88) -> None:
-    """Write an RGB picture as JPEG; the file appears when it is complete."""
-    from PIL import Image
-
+def write_animation(path: Path, pictures: list[np.ndarray], fps: float) -> None:
+    """Write pictures ``[H, W, 3]`` uint8 RGB of one size as an animated WebP file, which plays again and again."""
+    first, *others = (Image.fromarray(picture) for picture in pictures)
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, "JPEG", quality=quality)
+        options = {"duration": round(1000 / fps), "loop": 0, "quality": 60, "method": 2}
+        first.save(temporary, "WEBP", save_all=True, append_images=others, **options)
 
 
 def write_numbers(shown: Shown, about: dict[str, str], path: Path) -> None:

@@ -19,16 +19,15 @@ from bevnext_core.draw.cameras import (
     draw_boxes_in_camera,
     draw_frame,
     draw_points_in_camera,
-    project_to_camera,
     truth_layer,
-    write_png,
+    write_picture,
 )
 from bevnext_core.draw.colors import BACKGROUND, CLASS_COLORS, TRUTH_COLOR, class_color
 from bevnext_core.draw.text import Labels, draw_text
 from bevnext_core.draw.video import open_video, write_video
 from bevnext_core.errors import BevnextError
 from bevnext_core.frame import CameraFrame
-from bevnext_core.geometry import rigid
+from bevnext_core.geometry import project, rigid
 from bevnext_core.images import read_image
 
 RED = (255, 0, 0)
@@ -67,6 +66,12 @@ def detections(boxes: np.ndarray) -> Detections:
         1,
         np.eye(4),
     )
+
+
+def project_to_camera(frame: CameraFrame, index: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels ``[..., 2]`` of ego-frame points ``[..., 3]`` in the full-size image, and depths ``[...]``."""
+    transform = camera_from_ego(frame)[index]
+    return project(points @ transform[:3, :3].T + transform[:3, 3], frame.intrinsics[index])
 
 
 def drawn(image: np.ndarray) -> np.ndarray:
@@ -314,7 +319,7 @@ def test_camera_that_is_not_valid_is_a_dark_tile() -> None:
 
 def test_png_keeps_the_colours(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    write_png(picture, tmp_path / "new" / "p.png")
+    write_picture(picture, tmp_path / "new" / "p.png")
     np.testing.assert_array_equal(read_image(tmp_path / "new" / "p.png", "picture"), picture)
 
 
@@ -328,7 +333,7 @@ def pictures(folder: Path) -> list[Path]:
         picture = np.zeros((64, 96, 3), np.uint8)
         picture[..., 0] = value
         paths.append(folder / "frames" / f"{value}.png")
-        write_png(picture, paths[-1])
+        write_picture(picture, paths[-1])
     return paths
 
 
