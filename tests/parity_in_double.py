@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bevnext_core.boxes import BOX_FIELDS, from_bottom_center
+from bevnext_core.boxes import BOX_FIELDS
 from bevnext_core.streaming.decode import boxes_from_maps
 from tests.paths import REFERENCE
-from tests.published import CONFIGS, build, geometry_from, load_reference, window_inputs
+from tests.published import CONFIGS, build, from_bottom_center, geometry_from, load_reference, window_inputs
 
 
 class StayDouble(TorchFunctionMode):

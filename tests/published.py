@@ -167,6 +167,13 @@ def rms_error(
     return float(np.sqrt(np.mean((array - golden) ** 2)) / max(scale, 1e-12))
 
 
+def from_bottom_center(boxes: np.ndarray) -> np.ndarray:
+    """The published code's boxes ``[M, 9]``, whose z is the bottom face's -> this project's geometric centre."""
+    boxes = np.array(boxes, copy=True)
+    boxes[..., 2] += boxes[..., 5] / 2
+    return boxes
+
+
 def max_error(
     value: Tensor | np.ndarray, stored: np.ndarray, stride: int = 1, std: float | None = None
 ) -> float:

@@ -23,7 +23,6 @@ from torchvision.io import decode_jpeg
 from bevnext_benchmarks.gpu.part import Part, milliseconds
 from bevnext_benchmarks.measure import COMPONENTS, STAGES, component_seconds, peak_memory, step_function
 from bevnext_benchmarks.random_network import random_network
-from bevnext_core.boxes import from_bottom_center
 from bevnext_core.cli.export import LIMITS, largest_difference
 from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import one_line
@@ -34,7 +33,7 @@ from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.inference import for_inference
 from bevnext_core.streaming.decode import BoxSet, boxes_from_maps
 from tests.paths import BUNDLED
-from tests.published import build, geometry_from, load_reference, rms_error, window_inputs
+from tests.published import build, from_bottom_center, geometry_from, load_reference, rms_error, window_inputs
 
 DRIFT = {"fp32": 2e-3, "tf32": 0.35, "fp16": 0.35}
 """Largest rms error / standard deviation of a head map. The reference's random weights magnify rounding, that of fp16

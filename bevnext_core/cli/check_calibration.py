@@ -9,20 +9,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-import numpy as np
-
-from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
+from bevnext_core.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_dataset_arguments(parser)
     parser.add_argument("--scene", required=True, metavar="NAME", help="scene, e.g. scene-0061")
-    parser.add_argument(
-        "--frame", type=int, default=0, metavar="I", help="key frame of the scene (default: 0)"
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the pictures")
-    parser.add_argument("--force", action="store_true", help="write into a folder that holds files")
+    parser.add_argument("--frame", type=int, default=0, metavar="I", help="key frame of the scene (default: 0)")
+    add_output_arguments(parser, "the pictures")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,15 +27,14 @@ def run(args: argparse.Namespace) -> int:
     from bevnext_core.draw.cameras import camera_mosaic, truth_layer, write_picture
     from bevnext_core.errors import DatasetError, FrameError, one_line
 
-    out = output_folder(args.out, args.force)
+    out = output_folder(args)
     reader = NuScenesReader(args.dataroot, args.version, scenes=[args.scene])
     refs = reader.refs(args.scene)
     if not 0 <= args.frame < len(refs):
         raise DatasetError(f"scene '{args.scene}' has key frames 0 to {len(refs) - 1}, not {args.frame}")
     ref = refs[args.frame]
     frame = reader.load(ref)
-    boxes: np.ndarray | None = None
-    points: np.ndarray | None = None
+    boxes = points = None
     try:
         boxes = reader.ground_truth(ref).boxes
     except DatasetError as error:
@@ -51,12 +45,10 @@ def run(args: argparse.Namespace) -> int:
         if boxes is None:
             raise
         print(f"bevnext: note: no lidar points, boxes only: {one_line(error)}", file=sys.stderr)
-    stem = f"{args.scene}_{args.frame:03d}"
-    layer = truth_layer(np.zeros((0, 9)) if boxes is None else boxes)
-    images = out / f"{stem}_images.png"
-    write_picture(camera_mosaic(frame, [layer], points=points, width=960), images)
-    above = out / f"{stem}_bev.png"
-    write_picture(draw_bev([layer], points=points), above)
+    layers = [] if boxes is None else [truth_layer(boxes)]
+    images, above = (out / f"{args.scene}_{args.frame:03d}_{name}.png" for name in ("images", "bev"))
+    write_picture(camera_mosaic(frame, layers, points=points, width=960), images)
+    write_picture(draw_bev(layers, points=points), above)
     parts = ((boxes, "boxes"), (points, "lidar points"))
     drawn = " and ".join(f"{len(items)} {name}" for items, name in parts if items is not None)
     print(f"{args.scene}, key frame {args.frame}: {drawn} -> {images}, {above}")

@@ -10,28 +10,28 @@ from bevnext_core.errors import BevnextError
 
 def add_dataset_arguments(parser: argparse.ArgumentParser, or_bag: str = "") -> None:
     """``--dataroot`` and ``--version``; with ``or_bag`` (its help) also ``--bag`` in place of the data set."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataroot", metavar="DIR", help="folder of the nuScenes data set")
     if or_bag:
-        source = parser.add_mutually_exclusive_group(required=True)
-        source.add_argument("--dataroot", metavar="DIR", help="folder of the nuScenes data set")
         source.add_argument("--bag", metavar="BAG", help=or_bag)
-    else:
-        parser.add_argument("--dataroot", required=True, metavar="DIR", help="folder of the nuScenes data set")
-    parser.add_argument(
-        "--version", default="v1.0-mini", help="its tables, e.g. v1.0-trainval (default: %(default)s)"
-    )
+    parser.add_argument("--version", default="v1.0-mini", help="its tables, e.g. v1.0-trainval (default: %(default)s)")
 
 
-def output_folder(folder: str | Path, force: bool) -> Path:
+def add_output_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--out``, the folder for ``what``, and ``--force``."""
+    parser.add_argument("--out", required=True, metavar="DIR", help=f"folder for {what}")
+    parser.add_argument("--force", action="store_true", help="write into a folder that holds files")
+
+
+def output_folder(args: argparse.Namespace) -> Path:
     """The output folder, checked before the work begins; it is created by the first file.
 
     Raises:
-        BevnextError: it is a file, or it holds files and ``force`` is not given.
+        BevnextError: it is a file, or it holds files and ``--force`` is not given.
     """
-    path = Path(folder)
+    path = Path(args.out)
     if path.exists() and not path.is_dir():
         raise BevnextError(f"the output folder {path} is a file")
-    if path.is_dir() and not force and any(path.iterdir()):
-        raise BevnextError(
-            f"the output folder {path} is not empty; give --force to write into it, or another --out"
-        )
+    if path.is_dir() and not args.force and any(path.iterdir()):
+        raise BevnextError(f"the output folder {path} is not empty; give --force to write into it, or another --out")
     return path

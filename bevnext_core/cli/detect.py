@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bevnext_core.cli.dataset import add_dataset_arguments, output_folder
+from bevnext_core.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
 from bevnext_core.cli.registry import extension
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import FrameDetector
@@ -42,8 +42,9 @@ COMPUTES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_dataset_arguments(parser, or_bag="a ROS 2 bag with images, CameraInfo and TF, in place of a data set")
-    parser.add_argument("--params", metavar="FILE", help="with --bag: the node's parameter file")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--params", metavar="FILE", help="with --bag: the node's parameter file")
+    add(
         "--node",
         metavar="NAME",
         help="with --params: the node whose parameters count, with its namespace (default: the file's 'detector')",
@@ -51,19 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--scene", action="append", metavar="NAME", help="only this scene (may be repeated)")
     which.add_argument("--split", metavar="NAME", help="only this split, e.g. mini_val (default: all scenes)")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="from bevnext import-checkpoint")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder for submission.json, pictures, videos"
-    )
-    parser.add_argument("--force", action="store_true", help="write into a folder that holds files")
-    parser.add_argument(
-        "--sweeps", action="store_true", help="every camera record (12 Hz), not only key frames"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)"
-    )
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32")
-    parser.add_argument(
+    add("--checkpoint", required=True, metavar="FILE", help="from bevnext import-checkpoint")
+    add_output_arguments(parser, "submission.json, pictures, videos")
+    add("--sweeps", action="store_true", help="every camera record (12 Hz), not only key frames")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32")
+    add(
         "--compile",
         nargs="?",
         const="default",
@@ -72,14 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make the network faster in the first frame, which takes a minute or more: default (torch.compile), "
         "reduce-overhead (with CUDA graphs), graphs (CUDA graphs alone)",
     )
-    parser.add_argument("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--no-pictures", action="store_true", help="write the submission only")
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.3,
-        help="lowest score drawn in pictures (default: %(default)s)",
-    )
+    add("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
+    add("--no-pictures", action="store_true", help="write the submission only")
+    add("--score-threshold", type=float, default=0.3, help="lowest score drawn in pictures (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,18 +79,16 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError(f"--score-threshold must be between 0 and 1, got {args.score_threshold:g}")
     if args.cuda_graphs:
         raise BevnextError("--cuda-graphs is gone: give --compile reduce-overhead")
+    out = output_folder(args)
     if args.bag:
         return _detect_in_bag(args)
     if args.params or args.node:
         raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
-    out = output_folder(args.out, args.force)
     options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
     choice = {"scenes": args.scene, "split": args.split, "sweeps": args.sweeps}
     reader = NuScenesReader.of(detector.config, args.dataroot, args.version, **choice)
-    summary = detect(
-        reader, detector, out, pictures=not args.no_pictures, score_threshold=args.score_threshold
-    )
+    summary = detect(reader, detector, out, pictures=not args.no_pictures, score_threshold=args.score_threshold)
     print(f"{summary.frames} frames, {summary.boxes} boxes -> {out / 'submission.json'}")
     for video in summary.videos:
         print(f"video: {video}")
@@ -124,7 +111,6 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
     chosen = [name for name in ("scene", "split", "sweeps") if getattr(args, name)]
     if chosen:
         raise BevnextError(f"--{chosen[0]} chooses from a data set; a bag is taken as a whole")
-    output_folder(args.out, args.force)
     return extension("detect-bag", "read bags")(
         args.bag,
         args.checkpoint,
@@ -139,12 +125,7 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
 
 
 def detect(
-    reader: NuScenesReader,
-    detector: FrameDetector,
-    out: Path,
-    *,
-    pictures: bool = True,
-    score_threshold: float = 0.3,
+    reader: NuScenesReader, detector: FrameDetector, out: Path, *, pictures: bool = True, score_threshold: float = 0.3
 ) -> DetectSummary:
     """Run the detector over all frames of ``reader`` and write the results below ``out``.
 
@@ -181,21 +162,16 @@ def detect(
                         results[ref.sample_token] = submission_records(found)
                     if pictures:
                         assert frame is not None
-                        truth = _truth(reader, ref, summary)
-                        picture = draw_frame(
-                            frame, found.above(score_threshold), truth, title=f"{scene}, frame {ref.index}"
-                        )
+                        shown, title = found.above(score_threshold), f"{scene}, frame {ref.index}"
                         drawn.append(folder / f"{ref.index:03d}.png")
-                        write_picture(picture, drawn[-1])
+                        write_picture(draw_frame(frame, shown, _truth(reader, ref, summary), title=title), drawn[-1])
                 progress.update()
             if drawn:
                 stamps = [ref.stamp_ns for ref in reader.refs(scene)]
                 if video := write_video(out / f"{scene}.mp4", drawn, stamps):
                     summary.videos.append(video)
     if not summary.frames:
-        raise DatasetError(
-            f"none of the {len(summary.failed)} frames could be used; the first: {summary.failed[0]}"
-        )
+        raise DatasetError(f"none of the {len(summary.failed)} frames could be used; the first: {summary.failed[0]}")
     write_submission(make_submission(results, reader.sample_tokens()), out / "submission.json")
     return summary
 

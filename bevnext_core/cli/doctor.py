@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
+from bevnext_core.cli.main import version
 from bevnext_core.errors import BevnextError, one_line
+from bevnext_core.files import cache_directory
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "pydantic", "opencv-python-headless", "av", "nuscenes-devkit", "rosbags",
@@ -34,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
 
 def facts() -> Iterator[tuple[str, str]]:
     """(what, how it is here)."""
-    yield "bevnext_ros", _version("bevnext_ros")
+    yield "bevnext_ros", version("bevnext_ros")
     yield "Python", f"{platform.python_version()}, {sys.prefix}"
     yield "system", f"{platform.platform()}, {len(os.sched_getaffinity(0))} cores"
     for name in PACKAGES:
-        yield name, _version(name)
+        yield name, version(name)
     if importlib.util.find_spec("nuscenes") is None:
         yield "", f"reading and scoring nuScenes needs the devkit: {DEVKIT}"
     yield from _torch()
@@ -50,46 +52,42 @@ def facts() -> Iterator[tuple[str, str]]:
             yield name, os.environ[name]
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _torch() -> Iterator[tuple[str, str]]:
     import torch
 
     from bevnext_core.machine import processor
 
     yield "processor", f"{processor()}, {torch.get_num_threads()} threads"
-    if not torch.cuda.is_available():
+    cards = torch.cuda.device_count()
+    if not cards:
         yield "CUDA", f"no device (torch is built for CUDA {torch.version.cuda or 'none'})"
-    for index in range(torch.cuda.device_count()):
+    for index in range(cards):
         card = torch.cuda.get_device_properties(index)
         capability = f"{card.major}.{card.minor}"
         yield f"cuda:{index}", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, capability {capability}"
     from bevnext_core.ops.bev_pool import bev_pool_form
     from bevnext_core.ops.crf import mean_field_form
 
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+    for device in ("cpu", "cuda")[: 2 if cards else 1]:
         for what, form in (("BEV pooling", bev_pool_form), ("CRF", mean_field_form)):
-            try:
-                yield f"{what}, {device}", form(device)
-            except BevnextError as error:
-                yield f"{what}, {device}", one_line(error)
+            yield f"{what}, {device}", _or_why_not(partial(form, device))
 
 
 def _compilers() -> Iterator[tuple[str, str]]:
-    from bevnext_core.ops.native import cache_directory, compiler, cuda_compiler
+    from bevnext_core.ops import native
 
-    for what, find in (("C++ compiler", compiler), ("nvcc", cuda_compiler)):
-        try:
-            yield what, " ".join(find())
-        except BevnextError as error:
-            yield what, one_line(error)
+    yield "C++ compiler", _or_why_not(lambda: " ".join(native.compiler()))
+    yield "nvcc", _or_why_not(lambda: " ".join(native.cuda_compiler()))
+    yield "cache", _or_why_not(_cache)
+
+
+def _cache() -> str:
+    folder = cache_directory()
+    return f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
+
+
+def _or_why_not(fact: Callable[[], str]) -> str:
     try:
-        folder = cache_directory()
-        yield "cache", f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
+        return fact()
     except (BevnextError, OSError) as error:
-        yield "cache", one_line(error)
+        return one_line(error)

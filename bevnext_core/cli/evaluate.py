@@ -18,40 +18,33 @@ COMPUTES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_dataset_arguments(parser)
-    parser.add_argument(
-        "--eval-set", "--split", required=True, metavar="SPLIT", help="split to score, e.g. mini_val or val"
-    )
+    add = parser.add_argument
+    add("--eval-set", "--split", required=True, metavar="SPLIT", help="split to score, e.g. mini_val or val")
     results = parser.add_mutually_exclusive_group(required=True)
     results.add_argument("--submission", metavar="FILE", help="submission.json of bevnext detect")
     results.add_argument("--bag", metavar="BAG", help="recorded detections of the node, or of detect --bag")
-    results.add_argument(
-        "--checkpoint", metavar="FILE", help="detect in the split with this network, then score"
-    )
-    parser.add_argument(
+    results.add_argument("--checkpoint", metavar="FILE", help="detect in the split with this network, then score")
+    add(
         "--mode",
         choices=("window", "streaming"),
         help="with --checkpoint: encode the whole window of every key frame, with the present one's colours and "
         "camera parameters, as published (window, the default), or each frame once, as the node does",
     )
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), help="with --checkpoint (default: fp32)"
-    )
-    parser.add_argument("--device", help="with --checkpoint: cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    parser.add_argument(
-        "--submission-out", metavar="FILE", help="with --checkpoint: keep the submission here"
-    )
-    parser.add_argument(
+    add("--precision", choices=("fp32", "bf16", "fp16"), help="with --checkpoint (default: fp32)")
+    add("--device", help="with --checkpoint: cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    add("--submission-out", metavar="FILE", help="with --checkpoint: keep the submission here")
+    add(
         "--shuffle-images",
         action="store_true",
         help="with --checkpoint, as a control: every frame gets the images of another frame",
     )
-    parser.add_argument(
+    add(
         "--scene",
         action="append",
         metavar="NAME",
         help="score only this scene of the split (may be repeated); such a score is no published figure",
     )
-    parser.add_argument("--out", metavar="FILE", help="also write the results as JSON")
+    add("--out", metavar="FILE", help="also write the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,13 +89,9 @@ def _evaluate_network(args: argparse.Namespace) -> int:
         raise DatasetError(f"the split '{args.eval_set}' has no scene '{outside[0]}'")
     options = DetectorOptions(precision=precision)
     detector = Detector.from_checkpoint(args.checkpoint, args.device or "auto", options)
-    reader = (ShuffledImages if args.shuffle_images else NuScenesReader).of(
-        detector.config,
-        args.dataroot,
-        args.version,
-        scenes=args.scene,
-        split=None if args.scene else args.eval_set,
-    )
+    kind = ShuffledImages if args.shuffle_images else NuScenesReader
+    choice = {"scenes": args.scene} if args.scene else {"split": args.eval_set}
+    reader = kind.of(detector.config, args.dataroot, args.version, **choice)
     joined = dist.is_available() and dist.is_initialized()
     rank, count = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
     scenes = reader.scenes[rank::count]

@@ -26,25 +26,18 @@ COMPUTES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights to export")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="FILE", help="weights to export")
+    add(
         "--out",
         required=True,
         metavar="PATH",
         help="X.pt2: a compiled package; X.onnx: three ONNX files, X.encode.onnx, X.lift.onnx and X.detect.onnx",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument(
-        "--precision",
-        choices=tuple(DTYPES),
-        default="fp32",
-        help="of the convolutions (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--fixed-shapes",
-        action="store_true",
-        help="ONNX: no shape depends on data, as TensorRT wants it (docs/deployment.md)",
-    )
+    add("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    add("--precision", choices=tuple(DTYPES), default="fp32", help="of the convolutions (default: %(default)s)")
+    fixed = "ONNX: no shape depends on data, as TensorRT wants it (docs/deployment.md)"
+    add("--fixed-shapes", action="store_true", help=fixed)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,9 +66,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.out}: {os.path.getsize(args.out) / 2**20:.1f} MiB, compiled in {took:.0f} s")
     network = ExportedNetwork(model, load_package(args.out, device, args.precision))
     difference = largest_difference(model, network, args.precision)
-    print(
-        f"largest relative difference to the network: {difference:.1e} (limit {LIMITS[args.precision]:.0e})"
-    )
+    print(f"largest relative difference to the network: {difference:.1e} (limit {LIMITS[args.precision]:.0e})")
     if not difference <= LIMITS[args.precision]:
         raise BevnextError(f"{args.out} does not compute what the network does: do not use it")
     return 0

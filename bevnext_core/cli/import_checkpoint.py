@@ -9,9 +9,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("file", metavar="FILE", help="published .pth file, plain or EMA")
     parser.add_argument("--out", required=True, metavar="FILE", help="checkpoint to write")
-    parser.add_argument(
-        "--config", metavar="FILE", help="model configuration (default: found from the weights)"
-    )
+    parser.add_argument("--config", metavar="FILE", help="model configuration (default: found from the weights)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,16 +28,16 @@ def _help() -> str:
     width = max(map(len, COMMANDS)) + 2
     lines = "\n".join(f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items())
     return (
-        "usage: bevnext COMMAND [options]\n\n"
-        "Camera-only 3D object detection with BEVNeXt.\n\n"
+        "usage: bevnext COMMAND [options]\n\nCamera-only 3D object detection with BEVNeXt.\n\n"
         f"commands:\n{lines}\n\n"
         "bevnext COMMAND --help shows a command's options; bevnext --version the version."
     )
 
 
-def _version() -> str:
+def version(package: str) -> str:
+    """Of an installed package."""
     try:
-        return importlib.metadata.version("bevnext_ros")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help())
         return 0 if arguments else EXIT_ERROR
     if arguments[0] == "--version":
-        print(f"bevnext_ros {_version()}")
+        print(f"bevnext_ros {version('bevnext_ros')}")
         return 0
     name = arguments[0]
     if name not in COMMANDS:
@@ -92,13 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(module.run(given))
         sys.stdout.flush()
         return code
-    except BevnextError as error:
-        return _fail(one_line(error))
     except BrokenPipeError:
         # The reader of our output has gone (`bevnext config --dump | head`); nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except (BevnextError, OSError) as error:
         # A full disk or a folder without rights is the user's to mend, not a defect.
         return _fail(one_line(error))
     except KeyboardInterrupt:

@@ -26,43 +26,21 @@ META = {"use_camera": True, "use_lidar": False, "use_radar": False, "use_map": F
 """The modality dict of a camera-only method."""
 
 ATTRIBUTE_NAMES = (
-    "pedestrian.moving",
-    "pedestrian.sitting_lying_down",
-    "pedestrian.standing",
-    "cycle.with_rider",
-    "cycle.without_rider",
-    "vehicle.moving",
-    "vehicle.parked",
-    "vehicle.stopped",
+    *("pedestrian.moving", "pedestrian.sitting_lying_down", "pedestrian.standing"),
+    *("cycle.with_rider", "cycle.without_rider", "vehicle.moving", "vehicle.parked", "vehicle.stopped"),
 )
 
-_MOVING = {name: "vehicle.moving" for name in ("car", "truck", "construction_vehicle", "bus", "trailer")} | {
-    name: "cycle.with_rider" for name in ("motorcycle", "bicycle")
+_ATTRIBUTES = {
+    **dict.fromkeys(("car", "truck", "construction_vehicle", "trailer"), ("vehicle.moving", "vehicle.parked")),
+    "bus": ("vehicle.moving", "vehicle.stopped"),
+    **dict.fromkeys(("motorcycle", "bicycle"), ("cycle.with_rider", "cycle.without_rider")),
+    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
+    **dict.fromkeys(("barrier", "traffic_cone"), ("", "")),
 }
-_STILL = {"pedestrian": "pedestrian.standing", "bus": "vehicle.stopped"}
-_DEFAULT = {
-    "car": "vehicle.parked",
-    "truck": "vehicle.parked",
-    "construction_vehicle": "vehicle.parked",
-    "bus": "vehicle.moving",
-    "trailer": "vehicle.parked",
-    "barrier": "",
-    "motorcycle": "cycle.without_rider",
-    "bicycle": "cycle.without_rider",
-    "pedestrian": "pedestrian.moving",
-    "traffic_cone": "",
-}
+"""The published rule: by class, the attribute of a box that moves and of one that does not."""
 
-_RECORD_KEYS = (
-    "sample_token",
-    "translation",
-    "size",
-    "rotation",
-    "velocity",
-    "detection_name",
-    "detection_score",
-    "attribute_name",
-)
+_LENGTHS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
+_RECORD_KEYS = ("sample_token", *_LENGTHS, "detection_name", "detection_score", "attribute_name")
 
 
 class SubmissionError(BevnextError):
@@ -71,13 +49,11 @@ class SubmissionError(BevnextError):
 
 def attribute_for(name: str, speed: float) -> str:
     """The published rule: an attribute from the class and the global planar speed (m/s); empty for none."""
-    table = _MOVING if speed > MOVING_SPEED else _STILL
-    return table.get(name, _DEFAULT[name])
+    moving, still = _ATTRIBUTES[name]
+    return moving if speed > MOVING_SPEED else still
 
 
-def submission_records(
-    detections: Detections, attributes: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
+def submission_records(detections: Detections, attributes: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The records of one frame, in the global frame, best first and at most :data:`MAX_BOXES`.
 
     Args:
@@ -88,37 +64,27 @@ def submission_records(
         SubmissionError: no token, a class that nuScenes does not have, NaN or infinity in a box.
     """
     if not detections.token:
-        raise SubmissionError(
-            f"the frame at {detections.stamp_ns} ns has no sample token: it is no key frame"
-        )
+        raise SubmissionError(f"the frame at {detections.stamp_ns} ns has no sample token: it is no key frame")
     if attributes is not None and len(attributes) != len(detections):
         raise SubmissionError(f"{len(attributes)} attributes for {len(detections)} boxes")
     names = detections.names
     unknown = sorted(set(names) - set(CLASSES))
     if unknown:
-        raise SubmissionError(
-            f"nuScenes has no detection class {', '.join(unknown)}; it has {', '.join(CLASSES)}"
-        )
+        raise SubmissionError(f"nuScenes has no detection class {', '.join(unknown)}; it has {', '.join(CLASSES)}")
     finite = np.isfinite(detections.boxes).all(1) & np.isfinite(detections.scores)
     if not finite.all():
-        raise SubmissionError(
-            f"box {int(np.argmin(finite))} of sample {detections.token} holds NaN or infinity"
-        )
+        raise SubmissionError(f"box {int(np.argmin(finite))} of sample {detections.token} holds NaN or infinity")
     geometry = nuscenes_from_boxes(detections.boxes, detections.global_from_ego)
     records = []
     for index in np.argsort(-detections.scores, kind="stable")[:MAX_BOXES]:
-        record = geometry[index]
-        name = names[index]
-        chosen = (
-            attribute_for(name, math.hypot(*record["velocity"])) if attributes is None else attributes[index]
-        )
+        speed = math.hypot(*geometry[index]["velocity"])
         records.append(
             {
                 "sample_token": detections.token,
-                **record,
-                "detection_name": name,
+                **geometry[index],
+                "detection_name": names[index],
                 "detection_score": float(detections.scores[index]),
-                "attribute_name": chosen,
+                "attribute_name": attribute_for(names[index], speed) if attributes is None else attributes[index],
             }
         )
     return records
@@ -171,18 +137,14 @@ def check_submission(submission: Any, source: str) -> None:
         SubmissionError: naming the sample, the record and the field.
     """
     if not isinstance(submission, dict) or not isinstance(submission.get("results"), dict):
-        raise SubmissionError(
-            f"{source}: must be a mapping with 'meta' and 'results' (sample token -> boxes)"
-        )
+        raise SubmissionError(f"{source}: must be a mapping with 'meta' and 'results' (sample token -> boxes)")
     if not isinstance(submission.get("meta"), dict):
         raise SubmissionError(f"{source}: has no 'meta' (which sensors the method uses)")
     for token, records in submission["results"].items():
         if not isinstance(records, list):
             raise SubmissionError(f"{source}: the result of sample {token} must be a list")
         if len(records) > MAX_BOXES:
-            raise SubmissionError(
-                f"{source}: sample {token} has {len(records)} boxes, {MAX_BOXES} are allowed"
-            )
+            raise SubmissionError(f"{source}: sample {token} has {len(records)} boxes, {MAX_BOXES} are allowed")
         for index, record in enumerate(records):
             fault = _record_fault(record, token)
             if fault:
@@ -197,7 +159,7 @@ def _record_fault(record: Any, token: str) -> str | None:
         return f"'{missing[0]}' is missing"
     if record["sample_token"] != token:
         return f"its sample_token is {record['sample_token']!r}"
-    for key, length in (("translation", 3), ("size", 3), ("rotation", 4), ("velocity", 2)):
+    for key, length in _LENGTHS.items():
         value = record[key]
         if not isinstance(value, list) or len(value) != length or not all(map(_is_finite, value)):
             return f"'{key}' must be {length} finite numbers, got {value!r}"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from bevnext_core.boxes import transform_boxes
 from bevnext_core.detections import Detections
 from bevnext_core.errors import FrameError
 from bevnext_ros.messages.factory import MessageFactory
@@ -137,6 +136,18 @@ def make_compressed_image(
         format=kind,
         data=factory.data(data),
     )
+
+
+def transform_boxes(boxes: np.ndarray, target_from_source: np.ndarray) -> np.ndarray:
+    """Move boxes ``[M, 9]`` to another frame by a rigid transform ``[4, 4]``; yaw and velocity follow."""
+    boxes = np.array(boxes, np.float64, copy=True).reshape(-1, 9)
+    transform = np.asarray(target_from_source, np.float64)
+    rotation = transform[:3, :3]
+    boxes[:, :3] = boxes[:, :3] @ rotation.T + transform[:3, 3]
+    heading = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], 1) @ rotation[:2, :2].T
+    boxes[:, 6] = np.arctan2(heading[:, 1], heading[:, 0])
+    boxes[:, 7:9] = boxes[:, 7:9] @ rotation[:2, :2].T
+    return boxes
 
 
 def make_detections(

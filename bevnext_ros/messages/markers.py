@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bevnext_core.boxes import transform_boxes
 from bevnext_core.detections import Detections
 from bevnext_core.draw.colors import class_color
-from bevnext_ros.messages.conversions import make_header
+from bevnext_ros.messages.conversions import make_header, transform_boxes
 from bevnext_ros.messages.factory import MessageFactory
 
 _ARROW, _CUBE, _TEXT, _ADD, _DELETE_ALL = 0, 1, 9, 0, 3

@@ -11,13 +11,11 @@ from pyquaternion import Quaternion
 from bevnext_core.boxes import (
     box_corners,
     boxes_from_nuscenes,
-    from_bottom_center,
     nuscenes_from_boxes,
-    to_bottom_center,
-    transform_boxes,
     wrap_angle,
 )
 from bevnext_core.geometry import invert_rigid, rigid
+from bevnext_ros.messages.conversions import transform_boxes
 
 BOX = np.array([[10.0, -4.0, 1.0, 4.6, 1.9, 1.7, 0.7, 3.0, -1.0]])
 
@@ -34,14 +32,6 @@ def random_boxes(count: int = 40) -> np.ndarray:
         ],
         1,
     )
-
-
-def test_bottom_center_moves_z_by_half_the_height_and_back() -> None:
-    boxes = random_boxes()
-    lowered = to_bottom_center(boxes)
-    np.testing.assert_allclose(lowered[:, 2], boxes[:, 2] - boxes[:, 5] / 2)
-    np.testing.assert_array_equal(np.delete(lowered, 2, 1), np.delete(boxes, 2, 1))
-    np.testing.assert_allclose(from_bottom_center(lowered), boxes)
 
 
 def test_corners_have_the_box_s_size_and_the_front_face_first() -> None:
@@ -103,17 +93,29 @@ def test_round_trip_with_a_tilted_ego_differs_only_in_the_order_of_the_tilt_squa
     np.testing.assert_allclose(back[:, :6], boxes[:, :6], atol=1e-9)
     assert np.abs(wrap_angle(back[:, 6] - boxes[:, 6])).max() < tilt**2
     assert np.abs(back[:, 7:] - boxes[:, 7:]).max() < 10 * tilt**2
-    exact = round_trip(boxes, pose, undo_submission=True)
+    records = nuscenes_from_boxes(boxes, pose)
+    rotations, velocities = (np.array([record[key] for record in records]) for key in ("rotation", "velocity"))
+    exact = with_submission_undone(back, rotations, velocities, pose)
     np.testing.assert_allclose(
         exact[:, [0, 1, 2, 3, 4, 5, 7, 8]], boxes[:, [0, 1, 2, 3, 4, 5, 7, 8]], atol=1e-9
     )
     assert np.abs(wrap_angle(exact[:, 6] - boxes[:, 6])).max() < 1e-9
 
 
-def round_trip(boxes: np.ndarray, global_from_ego: np.ndarray, **options: bool) -> np.ndarray:
+def with_submission_undone(
+    boxes: np.ndarray, rotations: np.ndarray, velocities: np.ndarray, global_from_ego: np.ndarray
+) -> np.ndarray:
+    """``boxes`` with the headings and planar velocities that a submission turns into exactly these, under any tilt."""
+    planar = np.linalg.inv(global_from_ego[:2, :2])
+    headings = np.array([Quaternion(q).rotation_matrix[:2, 0] for q in rotations]).reshape(-1, 2) @ planar.T
+    yaws = np.arctan2(headings[:, 1], headings[:, 0])
+    return np.concatenate([boxes[:, :6], yaws[:, None], velocities[:, :2] @ planar.T], 1)
+
+
+def round_trip(boxes: np.ndarray, global_from_ego: np.ndarray) -> np.ndarray:
     records = nuscenes_from_boxes(boxes, global_from_ego)
     columns = [[record[key] for record in records] for key in ("translation", "size", "rotation", "velocity")]
-    return boxes_from_nuscenes(*columns, invert_rigid(global_from_ego), **options)
+    return boxes_from_nuscenes(*columns, invert_rigid(global_from_ego))
 
 
 def test_moving_boxes_to_another_frame_equals_going_through_the_global_frame() -> None:

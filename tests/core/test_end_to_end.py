@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bevnext_core.boxes import from_bottom_center
 from bevnext_core.classes import CLASSES
 from bevnext_core.config import PUBLISHED_TASKS, ModelConfig
 from bevnext_core.network import crf as crf_module
@@ -27,6 +26,7 @@ from tests.paths import BUNDLED
 from tests.published import (
     Trace,
     build,
+    from_bottom_center,
     geometry_from,
     load_reference,
     max_error,

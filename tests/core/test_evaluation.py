@@ -13,7 +13,6 @@ import pytest
 
 pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed (it needs numpy < 2)")
 
-from bevnext_core.boxes import boxes_from_nuscenes
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.detections import Detections
@@ -25,7 +24,8 @@ from bevnext_core.evaluation.submission import (
     submission_records,
     write_submission,
 )
-from bevnext_core.geometry import invert_rigid, rigid
+from bevnext_core.geometry import rigid
+from tests.core.test_boxes import with_submission_undone
 from tests.nuscenes_dataroot import write_dataroot
 
 VERSION = "v1.0-mini"
@@ -64,13 +64,11 @@ def with_exact_inverse(detections: Detections, ref: FrameRef, reader: NuScenesRe
     truth = reader.ground_truth(ref)
     tables = reader.tables
     rows = [tables.get("sample_annotation", token) for token in truth.annotation_tokens]
-    boxes = boxes_from_nuscenes(
-        np.array([row["translation"] for row in rows]),
-        np.array([row["size"] for row in rows]),
+    boxes = with_submission_undone(
+        truth.boxes,
         np.array([row["rotation"] for row in rows]),
-        np.array([tables.box_velocity(row["token"]) for row in rows]),
-        invert_rigid(reader.global_from_ego(ref)),
-        undo_submission=True,
+        np.array([tables.box_velocity(row["token"]) for row in rows]).reshape(-1, 3),
+        reader.global_from_ego(ref),
     )
     keep = [tuple(box[:3]) in chosen for box in truth.boxes.astype(np.float32)]
     return replace(detections, boxes=np.nan_to_num(boxes[keep]))

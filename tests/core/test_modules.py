@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from bevnext_core.boxes import from_bottom_center
 from bevnext_core.classes import CAMERAS
 from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.camera_geometry import CameraGeometry
@@ -20,7 +19,7 @@ from bevnext_core.streaming.decode import boxes_from_maps, decode
 from bevnext_core.streaming.preprocess import ImageTransform, image_transform, normalize, resize_and_crop
 from tests import recipe
 from tests.paths import BUNDLED
-from tests.published import build, config_of, load_reference, rms_error, window_inputs
+from tests.published import build, config_of, from_bottom_center, load_reference, rms_error, window_inputs
 
 TOLERANCE = 2e-5
 

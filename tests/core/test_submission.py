@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bevnext_core.boxes import from_bottom_center
 from bevnext_core.classes import CLASSES
 from bevnext_core.detections import Detections
 from bevnext_core.evaluation.submission import (
@@ -26,6 +25,7 @@ from bevnext_core.evaluation.submission import (
 from bevnext_core.geometry import rigid
 from tests import recipe
 from tests.paths import BUNDLED
+from tests.published import from_bottom_center
 
 
 def detections(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bevnext_core.boxes import transform_boxes
 from bevnext_core.detections import Detections
 from bevnext_core.errors import FrameError
 from bevnext_core.geometry import rigid
@@ -23,6 +22,7 @@ from bevnext_ros.messages.conversions import (
     make_transform,
     read_transforms,
     stamp_ns,
+    transform_boxes,
 )
 from bevnext_ros.messages.factory import RclpyFactory, RosbagsFactory
 from bevnext_ros.messages.markers import make_markers

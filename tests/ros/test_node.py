@@ -9,9 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from bevnext_core.boxes import transform_boxes
 from bevnext_core.geometry import invert_rigid
-from bevnext_ros.messages.conversions import CLOUD_FIELDS, cloud_records
+from bevnext_ros.messages.conversions import CLOUD_FIELDS, cloud_records, transform_boxes
 from tests.ros.harness import DELAY_MS, MS, NAMES, START, camera_pose, ego_pose
 
 pytestmark = pytest.mark.ros
