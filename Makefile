@@ -1,5 +1,6 @@
 # make setup   creates .venv and installs everything, ROS 2 included
-# make test    set-up, lint, type check and tests; one summary line at the end
+# make test    set-up, lint, type check and tests, the node's on Jazzy's rclpy too; one summary line at the end
+# make test-jazzy  the latter alone
 # make lint    set-up without ROS, lint and type check only
 # make demo    set-up without ROS, then a synthetic drive detected, scored and shown in demo/;
 #              with DATAROOT=... CHECKPOINT=... detection on that data set
@@ -35,7 +36,7 @@ GOLDENS ?=
 WHEELS ?=
 REPORT ?= .
 
-.PHONY: setup base test lint colcon demo demo-ros gpu clean
+.PHONY: setup base jazzy test test-jazzy lint colcon demo demo-ros gpu clean
 .DEFAULT_GOAL := setup
 
 # The script itself cannot tell a Python that is too old to read it.
@@ -49,8 +50,14 @@ setup:
 base:
 	@$(SETUP) base
 
-test: setup
+jazzy:
+	@$(SETUP) jazzy
+
+test: jazzy
 	@OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python scripts/run_checks.py $(PYTEST)
+
+test-jazzy: jazzy
+	@OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python scripts/run_checks.py --jazzy-only $(PYTEST)
 
 lint: base
 	@$(VENV)/bin/python scripts/run_checks.py --lint-only

@@ -254,7 +254,8 @@ def run(args: argparse.Namespace) -> int:
     # Slower than it was driven where the network is slow: the queues stay short.
     rate = min(1.0, length / (seconds * len(expected)))
     isolate()
-    os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):  # Fast DDS 3 and 2
+        os.environ[name] = str(ROOT / "config" / "fastdds_shm.xml")
     rclpy.init()
     with tempfile.TemporaryDirectory(prefix="bevnext_demo_") as folder:
         bag = Path(folder) / drive.scene

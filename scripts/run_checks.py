@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Lint, type check and tests in a row; ends with one line `N passed, N failed, N skipped`.
+"""Lint, type check, tests, and the node's tests on Jazzy; ends with one line `N passed, N failed, N skipped`.
 
-    python scripts/run_checks.py [--lint-only] [pytest's arguments]
+    python scripts/run_checks.py [--lint-only | --jazzy-only] [pytest's arguments]
 
 Every check runs even if one before it failed. ruff, mypy and import-linter count as one check each,
-beside the tests.
+beside the tests. Jazzy's packages are in .venv/jazzy; continuous integration fails where they are not.
 The exit code is 0 only if nothing failed and tests were run to their end.
 """
 
@@ -19,13 +19,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # not below build/, where `colcon test-result` would count it too
-REPORT = ROOT / ".checks" / "pytest.xml"
+REPORTS = ROOT / ".checks"
+JAZZY = Path(sys.prefix) / "jazzy" / "bin" / "python"
+JAZZY_TESTS = ["-m", "ros and not slow", "tests/ros"]
 
 
-def run(*arguments: str) -> int:
+def run(*arguments: str, python: str = sys.executable) -> int:
     """Run `python arguments` in the repository's root and return its exit code."""
-    print(f"$ python {' '.join(arguments)}", flush=True)
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+    print(f"$ {os.path.relpath(python, ROOT)} {' '.join(arguments)}", flush=True)
+    return subprocess.run(
+        [python, *arguments], cwd=ROOT, env=clean_environment(), stdin=subprocess.DEVNULL
+    ).returncode
+
+
+def clean_environment() -> dict[str, str]:
+    """Without what the ROS wheels of this process's environment have set: each Python finds its own libraries."""
+    env = {name: value for name, value in os.environ.items() if name != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
+    libraries = env.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    env["LD_LIBRARY_PATH"] = os.pathsep.join(
+        folder for folder in libraries if folder and not Path(folder).is_relative_to(sys.prefix)
+    )
+    return env
 
 
 def read_report(path: Path) -> tuple[int, int, int]:
@@ -41,37 +55,51 @@ def read_report(path: Path) -> tuple[int, int, int]:
     return passed, failed, skipped
 
 
+def run_tests(name: str, *arguments: str, python: str = sys.executable) -> tuple[tuple[int, int, int], str]:
+    """(passed, failed, skipped) of pytest's run, and what is wrong with it, if anything."""
+    report = REPORTS / f"{name}.xml"
+    report.unlink(missing_ok=True)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    code = run("-m", "pytest", f"--junitxml={os.path.relpath(report, ROOT)}", *arguments, python=python)
+    counts = read_report(report) if report.is_file() else (0, 0, 0)
+    known = {0: "", 1: name, 5: f"{name} found no tests"}
+    return counts, known.get(code, f"{name} (ended with exit code {code})")
+
+
 def main() -> int:
     arguments = sys.argv[1:]
-    lint_only = "--lint-only" in arguments
-    arguments = [argument for argument in arguments if argument != "--lint-only"]
+    only = next((part for part in ("lint", "jazzy") if f"--{part}-only" in arguments), "")
+    arguments = [argument for argument in arguments if argument != f"--{only}-only"]
     start = time.monotonic()
 
     passed = failed = skipped = 0
     trouble = []
     layers = "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
-    for name, command in (
+    lint = (
         ("ruff", ["-m", "ruff", "check", "."]),
         ("mypy", ["-m", "mypy"]),
         ("import-linter", ["-c", layers, "--no-logo"]),
-    ):
+    )
+    for name, command in lint if only != "jazzy" else ():
         if run(*command) == 0:
             passed += 1
         else:
             failed += 1
             trouble.append(name)
 
-    if not lint_only:
-        REPORT.unlink(missing_ok=True)
-        REPORT.parent.mkdir(parents=True, exist_ok=True)
-        code = run("-m", "pytest", f"--junitxml={os.path.relpath(REPORT, ROOT)}", *arguments)
-        if REPORT.is_file():
-            counts = read_report(REPORT)
-            passed, failed, skipped = passed + counts[0], failed + counts[1], skipped + counts[2]
-        if code == 5:
-            trouble.append("pytest found no tests")
-        elif code != 0:
-            trouble.append("pytest" if code == 1 else f"pytest (ended with exit code {code})")
+    runs = []
+    if not only:
+        runs.append(run_tests("pytest", *arguments))
+    if only != "lint":
+        if distribution := os.environ.get("ROS_DISTRO"):
+            print(f"the node's tests run on ROS {distribution}, which is active, not on Jazzy's packages")
+        elif JAZZY.is_file():
+            runs.append(run_tests("pytest-jazzy", *arguments, *JAZZY_TESTS, python=str(JAZZY)))
+        elif os.environ.get("CI") or only:
+            trouble.append(f"no Jazzy in {JAZZY.parents[1]}")
+    for counts, wrong in runs:
+        passed, failed, skipped = passed + counts[0], failed + counts[1], skipped + counts[2]
+        trouble += [wrong] if wrong else []
 
     if trouble:
         print(f"failed: {', '.join(trouble)}")

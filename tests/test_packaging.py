@@ -230,10 +230,40 @@ def test_demo_with_ros_sets_ros_up():
     assert re.search(r"setup_environment.py all.*scripts/demo_ros.py", make_dry("demo-ros"), re.DOTALL)
 
 
-def test_summary_counts_every_case_once(tmp_path):
+@pytest.fixture
+def run_checks():
     spec = importlib.util.spec_from_file_location("run_checks", ROOT / "scripts" / "run_checks.py")
-    run_checks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(run_checks)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_tests_are_followed_by_the_nodes_on_jazzy(monkeypatch, run_checks, tmp_path, capsys):
+    """With the libraries of its own environment alone; where it is missing, continuous integration fails."""
+    assert re.search(r"setup_environment.py jazzy.*run_checks.py -n", make_dry("test"), re.DOTALL)
+    assert re.search(r"setup_environment.py jazzy.*--jazzy-only -n", make_dry("test-jazzy"), re.DOTALL)
+    called = []
+    monkeypatch.setattr(run_checks, "run", lambda *a, python=sys.executable: called.append((python, a)) or 0)
+    monkeypatch.setattr(run_checks, "REPORTS", tmp_path)
+    monkeypatch.setattr(run_checks, "JAZZY", tmp_path / "bin" / "python")
+    monkeypatch.setattr(sys, "argv", ["run_checks", "-n", "2"])
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    assert run_checks.main() == 0 and {python for python, _ in called} == {sys.executable}
+    monkeypatch.setenv("CI", "true")
+    assert run_checks.main() == 1 and "failed: no Jazzy in" in capsys.readouterr().out
+    run_checks.JAZZY.parent.mkdir()
+    run_checks.JAZZY.touch()
+    assert run_checks.main() == 0
+    python, arguments = called[-1]
+    assert python == str(run_checks.JAZZY) and arguments[-3:] == ("-m", "ros and not slow", "tests/ros")
+    monkeypatch.setenv("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "1")
+    monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join([f"{sys.prefix}/lib", "/opt/cuda"]))
+    clean = run_checks.clean_environment()
+    assert clean["LD_LIBRARY_PATH"] == "/opt/cuda" and "_ROS_WHEELS_BOOTSTRAP_COMPLETE" not in clean
+
+
+def test_summary_counts_every_case_once(tmp_path, run_checks):
     report = tmp_path / "pytest.xml"
     report.write_text(
         "<testsuites><testsuite>"

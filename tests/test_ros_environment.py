@@ -1,42 +1,27 @@
-"""ROS without a distribution: what is installed, the messages that are built, colcon.
+"""ROS without a distribution: what is installed, and colcon.
 
-What needs no rclpy runs everywhere: the pins, the message definitions, the decisions of the set-up.
+What needs no rclpy runs everywhere: the pins, the decisions of the set-up.
 """
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 ROOT = Path(__file__).resolve().parents[1]
-PINS = ROOT / "constraints" / "ros-pypi.txt"
-MESSAGES = sorted((ROOT / "ros_msgs").glob("*/msg/*.msg"))
-PROFILE = ROOT / "config" / "fastdds_shm.xml"
+PINS = {name: ROOT / "constraints" / f"ros-{name}.txt" for name in ("pypi", "jazzy")}
 
 # What ROS needs and is not ROS's own. A new name here deserves a look: whose package is it?
 TOOLS = {
     "catkin-pkg", "cmake", "coverage", "distlib", "docutils", "empy", "lark-parser", "pyparsing",
     "pytest-cov", "pytest-repeat", "pytest-rerunfailures", "python-dateutil", "tzdata",
 }  # fmt: skip
-
-# The hashes that a distribution's own packages carry.
-OFFICIAL_HASHES = {
-    "vision_msgs/msg/Detection3DArray": (
-        "RIHS01_793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018"
-    ),
-    "tf2_msgs/msg/TFMessage": "RIHS01_e369d0f05a23ae52508854b66f6aa0437f3449d652e8cbf22d5abe85d020f087",
-}
-
 
 def load_script(name):
     """A module of scripts/, which is no package."""
@@ -65,9 +50,9 @@ def needs_index_packages():
 # --- pins ------------------------------------------------------------------------------------------------
 
 
-def pinned_blocks():
-    """(name, version, marker, hashes) of every entry of constraints/ros-pypi.txt."""
-    text = "\n".join(line for line in PINS.read_text().splitlines() if not line.startswith("#"))
+def pinned_blocks(pins):
+    """(name, version, marker, hashes) of every entry of a file of ROS pins."""
+    text = "\n".join(line for line in PINS[pins].read_text().splitlines() if not line.startswith("#"))
     entries = []
     for block in re.split(r"\n(?=\S)", text.strip()):
         first, *hashes = block.split(" \\\n")
@@ -77,8 +62,9 @@ def pinned_blocks():
     return entries
 
 
-def test_every_pin_is_exact_and_has_hashes():
-    entries = pinned_blocks()
+@pytest.mark.parametrize("pins", PINS)
+def test_every_pin_is_exact_and_has_hashes(pins):
+    entries = pinned_blocks(pins)
     assert len(entries) > 50
     for name, _, _, hashes in entries:
         assert hashes, f"{name} has no hash: pip would refuse the whole file"
@@ -87,8 +73,9 @@ def test_every_pin_is_exact_and_has_hashes():
 
 def test_ros_names_have_their_prefix():
     """`rclpy` and the like are missing on the Python index, or somebody else's."""
-    for name, _, _, _ in pinned_blocks():
+    for name, _, _, _ in pinned_blocks("pypi"):
         assert name.startswith(("ros-", "colcon-")) or name in TOOLS, name
+    assert all(name.startswith("ros-") for name, _, _, _ in pinned_blocks("jazzy"))
 
 
 def test_nothing_is_pinned_twice_for_one_python():
@@ -96,7 +83,7 @@ def test_nothing_is_pinned_twice_for_one_python():
         version = base.stem[2:]
         listed = {line.partition("==")[0] for line in base.read_text().splitlines()}
         chosen = []
-        for name, _, marker, _ in pinned_blocks():
+        for name, _, marker, _ in pinned_blocks("pypi"):
             match = re.fullmatch(r'python_version (<=|>=) "3\.(\d+)"', marker) if marker else None
             assert bool(match) == bool(marker), f"{name}: unknown marker {marker}"
             minor = int(version.split(".")[1])
@@ -130,9 +117,9 @@ def setup(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(module, "VENV_PYTHON", tmp_path / ".venv" / "bin" / "python")
     (tmp_path / ".venv").mkdir()
-    monkeypatch.setattr(module, "pip_install", lambda *arguments, what: module.calls.append(arguments))
+    monkeypatch.setattr(module, "pip_install", lambda *arguments, **_: module.calls.append(arguments))
     monkeypatch.setattr(module, "run", lambda command, what, env=None: module.calls.append(command))
-    monkeypatch.setattr(module, "self_check", lambda: None)
+    monkeypatch.setattr(module, "self_check", lambda python: None)
     monkeypatch.delenv("ROS_DISTRO", raising=False)
     return module
 
@@ -155,6 +142,24 @@ def test_without_a_distribution_the_pinned_wheels_are_installed_once(monkeypatch
     monkeypatch.setattr(setup, "ROS_PINS", ROOT / "constraints" / "py3.11.txt")
     setup.setup_ros()
     assert len(setup.calls) == 4, "other pins must be installed"
+
+
+def test_jazzys_wheels_have_an_environment_of_their_own_beside_the_base(monkeypatch, setup, capsys):
+    pretend(monkeypatch, setup)
+    jazzy = setup.VENV / "jazzy"
+    packages = jazzy / "lib" / f"python{setup.PYTHON_TAG[2:]}" / "site-packages"
+    packages.mkdir(parents=True)
+    setup.setup_jazzy()
+    made, installed, built = setup.calls
+    assert made[-1] == jazzy and setup.JAZZY_PINS in installed and built[0] == jazzy / "bin" / "python"
+    base = jazzy.parent / packages.relative_to(jazzy)
+    assert (packages / "zz_base.pth").read_text().splitlines() == [str(base), str(ROOT)]
+    setup.setup_jazzy()
+    assert len(setup.calls) == 3, "a repeat must do nothing"
+    # never mixed with a distribution
+    monkeypatch.setenv("ROS_DISTRO", "kilted")
+    setup.setup_jazzy()
+    assert len(setup.calls) == 3 and "ROS kilted is active" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -235,73 +240,6 @@ def test_an_unsupported_python_is_named(monkeypatch, setup, tmp_path):
     assert not setup.calls
 
 
-# --- messages --------------------------------------------------------------------------------------------
-
-
-def message_name(path):
-    return f"{path.parents[1].name}/msg/{path.stem}"
-
-
-@pytest.fixture(scope="module")
-def typestore():
-    """The standard messages, and the repository's own definitions of the others."""
-    store = get_typestore(Stores.ROS2_KILTED)
-    official_tf = store.hash_rihs01("tf2_msgs/msg/TFMessage")
-    assert official_tf == OFFICIAL_HASHES["tf2_msgs/msg/TFMessage"]
-    types = {}
-    for path in MESSAGES:
-        types |= get_types_from_msg(path.read_text(), message_name(path))
-    types.pop("tf2_msgs/msg/TFMessage")
-    store.register(types)
-    return store
-
-
-def test_message_definitions_have_the_official_hashes(typestore):
-    assert {message_name(path) for path in MESSAGES} == {
-        "tf2_msgs/msg/TFMessage",
-        "vision_msgs/msg/BoundingBox3D",
-        "vision_msgs/msg/Detection3D",
-        "vision_msgs/msg/Detection3DArray",
-        "vision_msgs/msg/ObjectHypothesis",
-        "vision_msgs/msg/ObjectHypothesisWithPose",
-    }
-    # the array's hash covers the four others
-    name = "vision_msgs/msg/Detection3DArray"
-    assert typestore.hash_rihs01(name) == OFFICIAL_HASHES[name]
-    transforms = (ROOT / "ros_msgs" / "tf2_msgs" / "msg" / "TFMessage.msg").read_text()
-    types = get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage")
-    assert types["tf2_msgs/msg/TFMessage"] == typestore.fielddefs["tf2_msgs/msg/TFMessage"]
-
-
-def test_colcon_does_not_see_the_messages():
-    """In a workspace they would shadow a distribution's own packages."""
-    assert (ROOT / "ros_msgs" / "COLCON_IGNORE").is_file()
-    for package in {path.parents[1] for path in MESSAGES}:
-        manifest = ElementTree.parse(package / "package.xml").getroot()
-        assert manifest.findtext("name") == package.name
-        listed = set(re.findall(r'"(msg/\w+\.msg)"', (package / "CMakeLists.txt").read_text()))
-        assert listed == {f"msg/{path.name}" for path in package.glob("msg/*.msg")}
-
-
-@pytest.mark.ros
-@pytest.mark.parametrize("path", MESSAGES, ids=lambda path: path.stem)
-def test_installed_messages_have_the_hash_that_rosbags_computes(path, typestore):
-    needs_rclpy()
-    name = message_name(path)
-    package, _, message = name.split("/")
-    spec = importlib.util.find_spec(package)
-    assert spec, f"{package} is not installed"
-    for prefix in Path(spec.origin).parents:
-        description = prefix / "share" / package / "msg" / f"{message}.json"
-        if description.is_file():
-            break
-    else:
-        pytest.skip(f"{package} was built without type descriptions (before Iron)")
-    entries = json.loads(description.read_text())["type_hashes"]
-    (installed,) = [entry["hash_string"] for entry in entries if entry["type_name"] == name]
-    assert installed == typestore.hash_rihs01(name)
-
-
 @pytest.mark.ros
 def test_every_installed_ros_package_has_what_it_asks_for():
     needs_index_packages()
@@ -314,108 +252,6 @@ def test_every_installed_ros_package_has_what_it_asks_for():
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 version = importlib.metadata.version(requirement.name)
                 assert requirement.specifier.contains(version, prereleases=True), f"{line} has {version}"
-
-
-# --- DDS -------------------------------------------------------------------------------------------------
-
-
-def test_shared_memory_profile():
-    root = ElementTree.parse(PROFILE).getroot()
-    for element in root.iter():
-        element.tag = element.tag.partition("}")[2]
-    transports = {element.findtext("transport_id"): element for element in root.iter("transport_descriptor")}
-    kinds = {name: element.findtext("type") for name, element in transports.items()}
-    assert sorted(kinds.values()) == ["SHM", "UDPv4"]
-    memory = next(element for element in transports.values() if element.findtext("type") == "SHM")
-    assert int(memory.findtext("segment_size")) == 128 * 2**20
-    assert int(memory.findtext("maxMessageSize")) == 8 * 2**20
-    participant = root.find("participant")
-    assert participant.get("is_default_profile") == "true"
-    assert {element.text for element in participant.iter("transport_id")} == set(kinds)
-
-
-@pytest.mark.ros
-def test_self_check():
-    needs_rclpy()
-    result = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "ros_self_check.py"], capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1].startswith("ROS environment works: ")
-
-
-@pytest.mark.ros
-def test_self_check_without_ros_is_one_line():
-    needs_rclpy()
-    result = subprocess.run(
-        # -S: no site packages, hence no rclpy
-        [sys.executable, "-S", ROOT / "scripts" / "ros_self_check.py"],
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 1
-    assert result.stderr.startswith("ROS environment does not work: ") and result.stderr.count("\n") == 1
-
-
-@pytest.mark.ros
-def test_shared_memory_profile_is_used(tmp_path):
-    """With the profile, a publishing process maps a shared-memory segment of at least 128 MB."""
-    needs_rclpy()
-    if "rmw_fastrtps" not in os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps"):
-        pytest.skip("another DDS implementation is chosen")
-
-    def largest_segment(**settings):
-        env = os.environ | {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), **settings}
-        sender = subprocess.Popen(
-            [sys.executable, ROOT / "scripts" / "ros_self_check.py", "--publish"], env=env
-        )
-        try:
-            largest, end = 0, time.monotonic() + 20
-            while time.monotonic() < end and not largest:
-                time.sleep(0.3)
-                for line in Path(f"/proc/{sender.pid}/maps").read_text().splitlines():
-                    if re.search(r"/dev/shm/fastdds_[0-9a-f]+$", line):
-                        low, high = (int(part, 16) for part in line.split()[0].split("-"))
-                        largest = max(largest, high - low)
-            return largest
-        finally:
-            sender.terminate()
-            sender.wait(timeout=20)
-
-    assert 0 < largest_segment() < 16 * 2**20
-    assert largest_segment(FASTDDS_DEFAULT_PROFILES_FILE=str(PROFILE)) >= 128 * 2**20
-
-
-@pytest.mark.ros
-def test_type_hashes_on_the_wire(typestore, tmp_path):
-    """What other nodes are told, in a process of its own (rclpy starts DDS threads)."""
-    needs_rclpy()
-    code = (
-        "import sys, time, rclpy\n"
-        "from vision_msgs.msg import Detection3DArray\n"
-        "from tf2_msgs.msg import TFMessage\n"
-        "rclpy.init()\n"
-        "node = rclpy.create_node('hashes')\n"
-        "for kind in (Detection3DArray, TFMessage):\n"
-        "    publisher = node.create_publisher(kind, kind.__name__, 1)\n"
-        "    for _ in range(100):\n"
-        "        infos = node.get_publishers_info_by_topic(kind.__name__)\n"
-        "        if infos: break\n"
-        "        time.sleep(0.05)\n"
-        "    print(infos[0].topic_type, getattr(infos[0], 'topic_type_hash', None))\n"
-        "rclpy.shutdown()\n"
-    )
-    env = os.environ | {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    told = dict(line.split() for line in result.stdout.splitlines()[-2:])
-    if set(told.values()) == {"None"}:
-        pytest.skip("this distribution has no type hashes (before Iron)")
-    assert told == OFFICIAL_HASHES
 
 
 # --- colcon ----------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from bevnext_ros.messages.conversions import (
 from bevnext_ros.messages.factory import RclpyFactory, message_class
 
 ROOT = Path(__file__).resolve().parents[2]
+PROFILE = ROOT / "config" / "fastdds_shm.xml"
 MS, SECOND = 1_000_000, 1_000_000_000
 START = 1_700_000_000 * SECOND
 NAMES = tuple(name.lower() for name in CAMERAS)
@@ -51,13 +52,17 @@ def missing() -> str:
     return ""
 
 
+def profile() -> dict[str, str]:
+    """Shared memory for images: Fast DDS 3 reads the first, Fast DDS 2 (Humble, Jazzy) the second alone."""
+    return dict.fromkeys(("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"), str(PROFILE))
+
+
 def environment() -> dict[str, str]:
     """A DDS domain of this test process's own, on this machine only."""
-    profile = str(ROOT / "config" / "fastdds_shm.xml")
     return {
         "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
         "ROS_LOCALHOST_ONLY": "1",
-        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+        **profile(),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
     }
