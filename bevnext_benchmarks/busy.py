@@ -35,7 +35,7 @@ def main() -> None:
     if args.here:
         print(*steps(args.checkpoint, args.warmup, args.steps))
         return
-    from bevnext_core.machine import machine
+    from bevnext_core.device import machine
 
     print(f"{machine('cpu')}, {args.threads} threads, {args.steps} steps; ms: median (quartiles)")
     print("| busy processes | " + " | ".join(WAYS) + " |\n|---" + "|---" * len(WAYS) + "|")

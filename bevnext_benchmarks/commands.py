@@ -1,8 +1,9 @@
-"""What the benchmarks adds to the command ``bevnext``."""
+"""What this package adds to the command ``bevnext``: measurements, and what they are made on."""
 
 from bevnext_core.cli.registry import Command
 
 COMMANDS = {
+    "doctor": Command("bevnext_benchmarks.doctor", "say what this machine has, for a report"),
     "benchmark": Command("bevnext_benchmarks.step", "measure time and memory of the network"),
     "peers": Command("bevnext_benchmarks.peers", "measure the network beside onnxruntime and OpenVINO"),
 }

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bevnext_core.machine import machine
+from bevnext_core.device import machine
 
 
 def revision() -> str:

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.benchmark import Compare, Measurement, Timer
 
 from bevnext_core.config import ModelConfig, published_config
+from bevnext_core.device import machine
 from bevnext_core.export.noise_drive import network_inputs
-from bevnext_core.machine import machine
 from bevnext_core.network.crf import color_kernel
 from bevnext_core.network.view_transform import ViewTransform
 from bevnext_core.ops.bev_pool import bev_pool, bev_pool_form, bev_pool_plain

@@ -14,8 +14,8 @@ from torch.utils.benchmark import Measurement, Timer
 
 from bevnext_benchmarks.measure import peak_memory
 from bevnext_core.config import ModelConfig, load_config
+from bevnext_core.device import machine
 from bevnext_core.files import Parser
-from bevnext_core.machine import machine
 from bevnext_core.network.bevnext import BEVNeXt
 from training.data.synthetic import synthetic_batch, synthetic_runs
 from training.run.gradient_checkpointing import enable_checkpointing

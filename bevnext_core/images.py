@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -14,8 +15,29 @@ from PIL import Image
 from bevnext_core.errors import FrameError, one_line
 
 
+@contextmanager
+def opened_image(data: bytes, name: str) -> Iterator[Image.Image]:
+    """A compressed image (JPEG, PNG, ...) for a block that reads its pixels.
+
+    Raises:
+        FrameError: the data is empty, truncated or no image, or the block finds a fault in it; names ``name``.
+    """
+    if not data:
+        raise FrameError(f"{name}: the image is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except Image.DecompressionBombError as error:
+        raise FrameError(f"{name}: the image is too large to be a camera's: {one_line(error)}") from None
+    # PIL's plugins report damaged data in all these ways.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, cv2.error) as error:
+        # PIL names the in-memory buffer; the caller's name says more.
+        reason = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else one_line(error)
+        raise FrameError(f"{name}: the image cannot be decoded ({len(data)} bytes): {reason}") from None
+
+
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decode a compressed image (JPEG, PNG, ...). Grey values of 16 bits are scaled to 8.
+    """Decode a compressed image. Grey values of 16 bits are scaled to 8.
 
     Args:
         data: the file's bytes.
@@ -25,65 +47,20 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         ``[H, W, 3]`` uint8 RGB, contiguous and writable.
 
     Raises:
-        FrameError: the data is empty, truncated or no image, or holds values of 32 bits; names ``name``.
+        FrameError: as :func:`opened_image`, or it holds values of 32 bits.
     """
-    return _decode(data, name, _as_rgb)
-
-
-def decode_stored(data: bytes, name: str) -> np.ndarray:
-    """Decode a compressed image without a conversion: for mosaics and deep pixels.
-
-    Returns:
-        ``[H, W]``, or ``[H, W, 3 or 4]`` RGB(A); uint8, uint16 or whatever the file holds.
-
-    Raises:
-        FrameError: as :func:`decode_image`.
-    """
-    return _decode(data, name, _as_stored)
+    with opened_image(data, name) as image:
+        # PIL's own conversion clips what is above 255
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+            return np.repeat(eight_bits(np.array(image))[..., None], 3, 2)
+        if image.mode in ("I", "F"):
+            raise ValueError("it holds values of 32 bits, which are no colours")
+        return np.array(image.convert("RGB"))
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:
     """uint16 -> uint8, the whole range scaled and rounded."""
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
-def _decode(data: bytes, name: str, read: Callable[[Image.Image, bytes], np.ndarray]) -> np.ndarray:
-    if not data:
-        raise FrameError(f"{name}: the image is empty (0 bytes)")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return read(image, data)
-    except Image.DecompressionBombError as error:
-        raise FrameError(f"{name}: the image is too large to be a camera's: {one_line(error)}") from None
-    # PIL's plugins report damaged data in all these ways.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, cv2.error) as error:
-        # PIL names the in-memory buffer; the caller's name says more.
-        reason = (
-            "no known image format" if isinstance(error, Image.UnidentifiedImageError) else one_line(error)
-        )
-        raise FrameError(f"{name}: the image cannot be decoded ({len(data)} bytes): {reason}") from None
-
-
-def _as_rgb(image: Image.Image, data: bytes) -> np.ndarray:
-    # PIL's own conversion clips what is above 255
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        return np.repeat(eight_bits(np.array(image))[..., None], 3, 2)
-    if image.mode in ("I", "F"):
-        raise ValueError("it holds values of 32 bits, which are no colours")
-    return np.array(image.convert("RGB"))
-
-
-def _as_stored(image: Image.Image, data: bytes) -> np.ndarray:
-    if image.mode == "L":
-        return np.array(image)
-    if image.format == "JPEG":
-        return np.array(image.convert("RGB"))
-    image.load()  # finds truncated data, of which OpenCV may make half a picture
-    # PIL reads colours of 16 bits as 8
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ValueError("OpenCV cannot read it")
-    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
 
 
 def read_image(path: str | Path, camera: str) -> np.ndarray:

@@ -38,7 +38,6 @@ COMMANDS: dict[str, Command] = {
     "check-calibration": Command(
         "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
     ),
-    "doctor": Command("bevnext_core.cli.doctor", "say what this machine has, for a report"),
     "export": Command("bevnext_core.cli.export", "compile a network ahead of time, or write it as ONNX"),
 }
 EXTENSIONS: dict[str, str] = {}

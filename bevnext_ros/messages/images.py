@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from bevnext_core.errors import FrameError, one_line
-from bevnext_core.images import decode_image, decode_stored, eight_bits
+from bevnext_core.images import decode_image, eight_bits, opened_image
 
 # encoding -> (channels, bytes per channel, conversion to RGB or None)
 _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
@@ -114,7 +114,7 @@ def _decode_compressed(message: Any, name: str) -> np.ndarray:
     if encoding not in _ENCODINGS:
         raise FrameError(f"{name}: {_unknown(encoding)}")
     channels, depth, _ = _ENCODINGS[encoding]
-    pixels = decode_stored(data, name)
+    pixels = _decode_stored(data, name)
     found = (pixels.shape[2] if pixels.ndim == 3 else 1, pixels.itemsize)
     if found != (channels, depth):
         raise FrameError(
@@ -125,6 +125,21 @@ def _decode_compressed(message: Any, name: str) -> np.ndarray:
     if encoding == "bgr8":
         return pixels
     return _to_rgb(pixels if channels == 1 else pixels[..., [2, 1, 0, 3][:channels]], encoding, name)
+
+
+def _decode_stored(data: bytes, name: str) -> np.ndarray:
+    """Without a conversion: ``[H, W]``, or ``[H, W, 3 or 4]`` RGB(A); uint8, uint16 or whatever the file holds."""
+    with opened_image(data, name) as image:
+        if image.mode == "L":
+            return np.array(image)
+        if image.format == "JPEG":
+            return np.array(image.convert("RGB"))
+        image.load()  # finds truncated data, of which OpenCV may make half a picture
+        # PIL reads colours of 16 bits as 8
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise ValueError("OpenCV cannot read it")
+    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
 
 
 def _to_rgb(pixels: np.ndarray, encoding: str, name: str) -> np.ndarray:

@@ -109,7 +109,7 @@ def _about(weights: Path, detector: Any, drive: str) -> dict[str, str]:
     """What was run, for the page."""
     import torch
 
-    from bevnext_core.machine import machine
+    from bevnext_core.device import machine
 
     values = sum(parameter.numel() for parameter in detector.model.parameters())
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()

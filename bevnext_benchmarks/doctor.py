@@ -55,7 +55,7 @@ def facts() -> Iterator[tuple[str, str]]:
 def _torch() -> Iterator[tuple[str, str]]:
     import torch
 
-    from bevnext_core.machine import processor
+    from bevnext_core.device import processor
 
     yield "processor", f"{processor()}, {torch.get_num_threads()} threads"
     cards = torch.cuda.device_count()
