@@ -4,111 +4,123 @@
 """
 
 import os
+import sys
+from pathlib import Path
+from typing import List  # noqa: UP035
 
-import yaml
-from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import ExecutableInPackage
 
+from bevnext_core.threads import WAITING
+from bevnext_ros import launch_arguments as given
 from launch import LaunchDescription
 
 SHARE = get_package_share_directory("bevnext_ros")
+LAYOUT = os.path.join(SHARE, "config", "rviz", "detector.rviz")
+# Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Humble, Jazzy) the second
+PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+BOOL = given.BOOLEANS
+TEXTS = List[str]  # noqa: UP006 - list[str] is no type to launch_ros
 ARGUMENTS = [
     ("params", os.path.join(SHARE, "config", "detector.yaml"), "parameter file of the node"),
     ("checkpoint", "", "the network's file; its model comes with it"),
     ("model", "", "model configuration (YAML) that the checkpoint must agree with"),
     ("device", "", "cpu, cuda, cuda:1, ... or auto"),
+    ("threads", "", "computing threads; 0: the cores at hand"),
     ("cameras", "", "names in the model's order, a,b,c; or a YAML file with a list of cameras"),
-    ("transport", "", "compressed or raw, for all cameras"),
-    ("use_sim_time", "", "true: time comes from /clock (the default with bag:=)"),
-    ("namespace", "", "namespace of the node"),
-    ("log_level", "info", "debug, info, warn or error"),
-    ("bag", "", "a bag to play to the node"),
-    ("rviz", "false", "true: show the boxes in RViz"),
-    ("shared_memory", "true", "false: do not use the Fast DDS shared-memory profile"),
+    ("image_topics", "", "one per camera, a,b,c; or a pattern with {camera}"),
+    ("camera_info_topics", "", "one per camera, a,b,c; or a pattern with {camera}"),
+    ("transport", "", "compressed or raw, of all cameras", "", "compressed", "raw"),
+    ("tf_topic", "", "instead of /tf, for the node and RViz; tf: in the namespace"),
+    ("tf_static_topic", "", "instead of /tf_static"),
+    ("use_sim_time", "", "true: time comes from /clock (the default with bag:=)", "", *BOOL),
+    ("name", "detector", "name of the node"),
+    ("namespace", "", "namespace of the node, and of RViz' topics"),
+    ("autostart", "", "false: the node waits to be configured and activated", "", *BOOL),
+    ("respawn", "false", "true: start the node again when it ends", *BOOL),
+    ("log_level", "info", "of the node", "debug", "info", "warn", "error", "fatal"),
+    ("bag", "", "a bag to play once the node is active"),
+    ("rate", "", "times the recorded speed, of the bag"),
+    ("loop", "false", "true: play the bag again and again", *BOOL),
+    ("rviz", "false", "true: show the boxes in RViz", *BOOL),
+    ("shared_memory", "true", "false: do not use the Fast DDS shared-memory profile", *BOOL),
 ]
-CAMERA_KEYS = {
-    "name": "cameras",
-    "image_topic": "image_topics",
-    "camera_info_topic": "camera_info_topics",
-    "transport": "transports",
-    "frame": "camera_frames",
-}
-
-
-def is_true(text):
-    if text.lower() not in ("true", "false", "1", "0", ""):
-        raise RuntimeError(f"expected true or false, got '{text}'")
-    return text.lower() in ("true", "1")
-
-
-def camera_parameters(text):
-    """Parameters from names with commas, or from a YAML file: a list of {name, image_topic, ...}."""
-    if not text.endswith((".yaml", ".yml")):
-        return {"cameras": [name.strip() for name in text.split(",")]}
-    with open(text, encoding="utf-8") as file:
-        cameras = yaml.safe_load(file)
-    if not isinstance(cameras, list) or not all(isinstance(c, dict) and "name" in c for c in cameras):
-        raise RuntimeError(f"{text}: expected a list of cameras, each with a name")
-    parameters = {}
-    for key, parameter in CAMERA_KEYS.items():
-        given = [camera.get(key) for camera in cameras]
-        if any(value is not None for value in given):
-            if None in given:
-                raise RuntimeError(f"{text}: '{key}' is given for some cameras only")
-            parameters[parameter] = given
-    unknown = {key for camera in cameras for key in camera} - set(CAMERA_KEYS)
-    if unknown:
-        raise RuntimeError(f"{text}: unknown keys {sorted(unknown)}; known are {list(CAMERA_KEYS)}")
-    return parameters
 
 
 def start(context):
     """The actions, once the arguments are known."""
-    # no shell expands params:=~/rig.yaml
-    value = {name: os.path.expanduser(LaunchConfiguration(name).perform(context)) for name, _, _ in ARGUMENTS}
-    overrides = {name: value[name] for name in ("checkpoint", "model", "device") if value[name]}
-    if value["cameras"]:
-        overrides.update(camera_parameters(value["cameras"]))
-    if value["transport"]:
-        overrides["transports"] = [value["transport"]]
-    sim_time = is_true(value["use_sim_time"]) if value["use_sim_time"] else bool(value["bag"])
-    overrides["use_sim_time"] = sim_time
-
-    actions = []
-    if is_true(value["shared_memory"]) and "FASTDDS_DEFAULT_PROFILES_FILE" not in os.environ:
-        profile = os.path.join(SHARE, "config", "fastdds_shm.xml")
-        actions.append(SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile))
-    actions.append(
-        Node(
-            package="bevnext_ros",
-            executable="detector_node",
-            name="detector",
-            namespace=value["namespace"],
-            parameters=[value["params"], overrides],
-            arguments=["--ros-args", "--log-level", value["log_level"]],
-            output="screen",
-        )
+    names = [name for name, *_ in ARGUMENTS]
+    given.refuse_unknown(sys.argv, __file__, names)
+    value = {name: LaunchConfiguration(name).perform(context) for name in names}
+    parameters = given.node_parameters(value)
+    # launch_ros reads plain texts as YAML: {camera}/image would be a mapping, a camera named 1 a number
+    typed = {
+        name: ParameterValue(entry, value_type=TEXTS if isinstance(entry, list) else type(entry))
+        for name, entry in parameters.items()
+    }
+    node = LifecycleNode(
+        package="bevnext_ros",
+        executable="detector_node",
+        name=value["name"],
+        namespace=value["namespace"],
+        parameters=[given.existing("params", value["params"], Path.is_file), typed],
+        ros_arguments=["--log-level", value["log_level"]],
+        additional_env={name: text for name, text in WAITING.items() if name not in os.environ},
+        respawn=given.is_true(value["respawn"]),
+        respawn_delay=2.0,
+        output="screen",
     )
-    if value["bag"]:
-        actions.append(ExecuteProcess(cmd=["ros2", "bag", "play", value["bag"], "--clock"], output="screen"))
-    if is_true(value["rviz"]):
+    actions = []
+    if given.is_true(value["shared_memory"]) and not any(name in os.environ for name in PROFILES):
+        profile = os.path.join(SHARE, "config", "fastdds_shm.xml")
+        actions += [SetEnvironmentVariable(name, profile) for name in PROFILES]
+    command = given.play_command(player(), value)
+    if command:
+        play = ExecuteProcess(cmd=command, output="screen")
+        # a node that is started again becomes active again
+        active = OnStateTransition(
+            target_lifecycle_node=node, goal_state="active", entities=[play], handle_once=True
+        )
+        actions.append(RegisterEventHandler(active))
+    actions.append(node)
+    if given.is_true(value["rviz"]):
         actions.append(
             Node(
                 package="rviz2",
                 executable="rviz2",
                 name="rviz2",
-                arguments=["-d", os.path.join(SHARE, "config", "rviz", "detector.rviz")],
-                parameters=[{"use_sim_time": sim_time}],
+                namespace=value["namespace"],
+                arguments=["-d", LAYOUT],
+                parameters=[{"use_sim_time": parameters["use_sim_time"]}],
+                remappings=given.rviz_remappings(LAYOUT, value),
             )
         )
     return actions
 
 
+def player():
+    """What plays bags: `ros2 bag play`, or `bevnext play` where rosbag2 is not installed."""
+    try:
+        get_package_prefix("ros2bag")
+    except PackageNotFoundError:
+        return [ExecutableInPackage(package="bevnext_ros", executable="bevnext"), "play"]
+    return ["ros2", "bag", "play"]
+
+
 def generate_launch_description():
     arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, default, text in ARGUMENTS
+        DeclareLaunchArgument(name, default_value=default, description=text, choices=choices or None)
+        for name, default, text, *choices in ARGUMENTS
     ]
     return LaunchDescription([*arguments, OpaqueFunction(function=start)])

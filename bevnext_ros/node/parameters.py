@@ -46,7 +46,10 @@ class Options:
     cameras: Names = _p(
         ("",), "the rig's names for the model's cameras, in the model's order; empty: the model's own"
     )
-    image_topics: Names = _p(("{camera}/image_raw/compressed",), "one per camera, or one pattern for all")
+    image_topics: Names = _p(
+        ("",),
+        "one per camera, or one pattern for all; empty: {camera}/image_raw, with /compressed if that is the transport",
+    )
     camera_info_topics: Names = _p(("{camera}/camera_info",), "one per camera, or one pattern for all")
     transports: Annotated[tuple[Literal["compressed", "raw"], ...], Field(min_length=1)] = _p(
         ("compressed",), "one per camera, or one for all"
@@ -190,6 +193,10 @@ def shared_names(files: Iterable[str | Path], node: str) -> set[str]:
     return {name for file in read for name in file.shared(node)}
 
 
+_SUFFIX = {"compressed": "/compressed", "raw": ""}
+"""Of image_transport's topics."""
+
+
 @dataclass(frozen=True)
 class RigCamera:
     """One camera of the rig: its name, topics and how its images travel."""
@@ -227,11 +234,18 @@ def rig_cameras(options: Options, model_cameras: Sequence[str]) -> tuple[RigCame
         items = items if len(items) == len(names) else items * len(names)
         return [item.replace("{camera}", name) for item, name in zip(items, names, strict=True)]
 
+    transports, frames = spread("transports"), spread("camera_frames")
     images, infos = spread("image_topics"), spread("camera_info_topics")
+    for number, (name, transport) in enumerate(zip(names, transports, strict=True)):
+        images[number] = images[number] or f"{name}/image_raw{_SUFFIX[transport]}"
+        if transport == "raw" and images[number].endswith(_SUFFIX["compressed"]):
+            raise ConfigError(
+                f"the parameter 'image_topics' gives {images[number]} to {name}, whose transport is raw: name the "
+                "topic of raw images, or set 'transports' to compressed"
+            )
     for parameter, topics in (("image_topics", images), ("camera_info_topics", infos)):
         if len(set(topics)) != len(topics):
             raise ConfigError(f"the parameter '{parameter}' gives two cameras one topic: {', '.join(topics)}")
-    transports, frames = spread("transports"), spread("camera_frames")
     return tuple(
         RigCamera(name, image, info, transport == "raw", frame)
         for name, image, info, transport, frame in zip(names, images, infos, transports, frames, strict=True)

@@ -152,10 +152,14 @@ class Rig:
         raw = message_class("sensor_msgs/msg/Image")
         transports = values.get("transports", ["compressed"])
         self.raw = {name: (transports * 6)[i] == "raw" for i, name in enumerate(NAMES)}
-        pattern = values.get("image_topics", ["{camera}/image_raw/compressed"])[0]
+        given = values.get("image_topics", [""])[0].replace("{camera}", "{0}").lstrip("/")
+        patterns = {
+            name: given or "{0}/image_raw" + ("" if is_raw else "/compressed")
+            for name, is_raw in self.raw.items()
+        }
         self.images = {
             name: self.node.create_publisher(
-                raw if self.raw[name] else image, "/" + pattern.replace("{camera}", name).lstrip("/"), 100
+                raw if self.raw[name] else image, "/" + patterns[name].format(name), 100
             )
             for name in NAMES
         }

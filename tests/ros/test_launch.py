@@ -1,93 +1,147 @@
-"""The launch file is executed: every argument reaches the node. With a distribution, by launch itself."""
+"""The launch file is executed: every argument reaches the node, the bag starts when it is active.
+
+The tests run on a stand-in of launch's API, and on launch itself where it is installed.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import os
+import subprocess
 import sys
-import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
+from bevnext_core.errors import ConfigError
+from bevnext_core.threads import WAITING
+from bevnext_ros.bags.play import add_arguments
 from bevnext_ros.node.parameters import PARAMETERS, make_options, rig_cameras
 from tests.paths import ROOT
+from tests.ros import launch_stand_in
 
 FILE = ROOT / "launch" / "detector.launch.py"
+REAL = importlib.util.find_spec("launch_ros") is not None  # a folder named launch is here, too
+PROFILES = {"FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"}
+LAYOUT = ROOT / "config" / "rviz" / "detector.rviz"
 
 
-class Action:
-    """Records how it was made."""
+@dataclass
+class Launched:
+    """What a launch did: the description's arguments, processes by their executable, variables that are set."""
 
-    def __init__(self, *arguments, **keywords):
-        self.arguments, self.keywords = arguments, keywords
+    arguments: dict[str, Any]
+    processes: dict[str, dict[str, Any]]
+    environment: dict[str, str]
+    activate: Callable[[], list[list[Any]]]
+
+    @property
+    def node(self) -> dict[str, Any]:
+        return self.processes["detector_node"]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {name: entry.value for name, entry in self.node["parameters"][1].items()}
 
 
-class Configuration(Action):
-    def perform(self, context):
-        return context[self.arguments[0]]
+@pytest.fixture(params=["stand-in", *(["launch"] if REAL else [])])
+def system(request, monkeypatch):
+    """``system(installed)``: the launch file as a module, whose actions remember their keywords."""
+
+    def load(installed=frozenset({"ros2bag"})):
+        for name, module in launch_stand_in.modules(ROOT, set(installed)).items():
+            if request.param == "stand-in" or name.startswith("ament"):
+                monkeypatch.setitem(sys.modules, name, module)
+        spec = importlib.util.spec_from_file_location("detector_launch", FILE)
+        file = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(file)
+        for name in ("ExecuteProcess", "LifecycleNode", "Node"):
+            monkeypatch.setattr(file, name, remembering(getattr(file, name)))
+        return file
+
+    for name in (*PROFILES, *WAITING):
+        monkeypatch.setenv(name, "")  # what the launch sets is undone afterwards
+        monkeypatch.delenv(name)
+    return load
 
 
-def stand_ins() -> dict[str, types.ModuleType]:
-    """Modules that record instead of launching."""
-    modules = {}
+def remembering(kind):
+    class Remembering(kind):
+        def __init__(self, **keywords):
+            super().__init__(**keywords)
+            self.keywords = keywords
 
-    def module(name, **members):
-        modules[name] = types.ModuleType(name)
-        vars(modules[name]).update(members)
-
-    kinds = ("DeclareLaunchArgument", "ExecuteProcess", "OpaqueFunction", "SetEnvironmentVariable")
-    module("launch", LaunchDescription=type("LaunchDescription", (Action,), {}))
-    module("launch.actions", **{kind: type(kind, (Action,), {}) for kind in kinds})
-    module("launch.substitutions", LaunchConfiguration=Configuration)
-    module("launch_ros")
-    module("launch_ros.actions", Node=type("Node", (Action,), {}))
-    module("ament_index_python")
-    module("ament_index_python.packages", get_package_share_directory=lambda name: str(ROOT))
-    return modules
+    return Remembering
 
 
 @pytest.fixture
-def launch(monkeypatch):
-    """``launch(**arguments)`` -> (declared arguments, actions by kind)."""
-    for name, module in stand_ins().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
-    spec = importlib.util.spec_from_file_location("detector_launch", FILE)
-    file = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(file)
+def launch(system):
+    """``launch(**arguments) -> Launched``: entities are visited as launch does, but no process is executed."""
 
-    def run(**given):
-        (entities,) = file.generate_launch_description().arguments
-        declared = {
-            e.arguments[0]: e.keywords["default_value"] for e in entities if "default_value" in e.keywords
-        }
-        assert set(given) <= set(declared), set(given) - set(declared)
-        function = next(e for e in entities if type(e).__name__ == "OpaqueFunction")
-        actions = function.keywords["function"]({**declared, **given})
-        return declared, actions
+    def run(installed=frozenset({"ros2bag"}), **given: str) -> Launched:
+        file = system(installed)
+        context = sys.modules["launch"].LaunchContext()
+        context.launch_configurations.update(given)
+        declared, actions = {}, []
+        for entity in file.generate_launch_description().entities:
+            if hasattr(entity, "choices"):
+                declared[entity.name] = entity
+            actions += entity.visit(context) or []
+        processes = {a.keywords["executable"]: a.keywords for a in actions if hasattr(a, "keywords")}
+        node = next(
+            a for a in actions if hasattr(a, "keywords") and a.keywords["executable"] == "detector_node"
+        )
+        before = dict(os.environ)
+        for action in actions:
+            if not hasattr(action, "keywords"):
+                action.visit(context)
+
+        def activate(state="active"):
+            message = SimpleNamespace(
+                timestamp=0,
+                goal_state=SimpleNamespace(label=state),
+                start_state=SimpleNamespace(label="inactive"),
+                transition=SimpleNamespace(label="activate"),
+            )
+            event = importlib.import_module("launch_ros.events.lifecycle").StateTransition(
+                action=node, msg=message
+            )
+            return [entity.keywords["cmd"] for entity in emit(context, event)]
+
+        environment = {name: value for name, value in os.environ.items() if before.get(name) != value}
+        return Launched(declared, processes, environment, activate)
 
     return run
 
 
-def nodes(actions) -> dict[str, dict]:
-    return {a.keywords["executable"]: a.keywords for a in actions if type(a).__name__ == "Node"}
+def emit(context, event):
+    """The entities that launch starts upon an event."""
+    if hasattr(context, "emit"):
+        return context.emit(event)
+    found = []
+    for handler in list(context._event_handlers):
+        if handler.matches(event):
+            found += handler.handle(event, context) or []
+    return found
 
 
-def test_by_default_the_node_starts_with_its_file_and_the_profile(launch):
-    declared, actions = launch()
-    node = nodes(actions)["detector_node"]
-    assert node["package"] == "bevnext_ros" and node["name"] == "detector"
-    file, overrides = node["parameters"]
-    assert file == str(ROOT / "config" / "detector.yaml") and os.path.isfile(file)
-    assert overrides == {"use_sim_time": False}
-    profile = next(a for a in actions if type(a).__name__ == "SetEnvironmentVariable")
-    assert profile.arguments[0] == "FASTDDS_DEFAULT_PROFILES_FILE" and os.path.isfile(profile.arguments[1])
-    assert "rviz2" not in nodes(actions)
-    assert set(declared) == {
-        *("params", "checkpoint", "model", "device", "cameras", "transport", "use_sim_time"),
-        *("namespace", "log_level", "bag", "rviz", "shared_memory"),
-    }
+def test_by_default_the_node_starts_with_its_file_and_the_profiles(launch):
+    launched = launch()
+    node = launched.node
+    assert (node["package"], node["name"], node["namespace"]) == ("bevnext_ros", "detector", "")
+    assert node["parameters"][0] == str(ROOT / "config" / "detector.yaml")
+    assert launched.parameters == {"use_sim_time": False}
+    assert node["respawn"] is False and node["ros_arguments"] == ["--log-level", "info"]
+    assert set(launched.environment) == PROFILES
+    assert all(os.path.isfile(path) for path in launched.environment.values())
+    assert set(launched.processes) == {"detector_node"} and launched.activate() == []
 
 
 @pytest.mark.parametrize(
@@ -97,47 +151,138 @@ def test_by_default_the_node_starts_with_its_file_and_the_profile(launch):
         ("checkpoint", "~/net.safetensors", "checkpoint", os.path.expanduser("~/net.safetensors")),
         ("model", "/a/model.yaml", "model", "/a/model.yaml"),
         ("device", "cuda:1", "device", "cuda:1"),
+        ("threads", "3", "threads", 3),
         ("cameras", "a, b,c", "cameras", ["a", "b", "c"]),
+        ("image_topics", "{camera}/image", "image_topics", ["{camera}/image"]),
+        ("image_topics", "/l/i, /r/i", "image_topics", ["/l/i", "/r/i"]),
+        ("camera_info_topics", "{camera}/info", "camera_info_topics", ["{camera}/info"]),
         ("transport", "raw", "transports", ["raw"]),
+        ("tf_topic", "/robot1/tf", "tf_topic", "/robot1/tf"),
+        ("tf_static_topic", "tf_static", "tf_static_topic", "tf_static"),
+        ("autostart", "false", "autostart", False),
         ("use_sim_time", "true", "use_sim_time", True),
     ],
 )
 def test_arguments_become_parameters(launch, argument, value, parameter, expected):
-    _, actions = launch(**{argument: value})
-    overrides = nodes(actions)["detector_node"]["parameters"][1]
-    assert overrides[parameter] == expected
+    launched = launch(**{argument: value})
+    assert launched.parameters == {"use_sim_time": False, parameter: expected}
     assert parameter in {p.name for p in PARAMETERS} | {"use_sim_time"}
 
 
-def test_the_other_arguments(launch, tmp_path, monkeypatch):
-    _, actions = launch(
-        params="/my.yaml", namespace="car", log_level="debug", shared_memory="false", rviz="true"
-    )
-    node = nodes(actions)["detector_node"]
-    assert node["parameters"][0] == "/my.yaml" and node["namespace"] == "car"
-    assert node["arguments"] == ["--ros-args", "--log-level", "debug"]
-    assert not any(type(a).__name__ == "SetEnvironmentVariable" for a in actions)
-    layout = nodes(actions)["rviz2"]["arguments"][1]
-    assert os.path.isfile(layout)
-    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/own.xml")
-    _, actions = launch()
-    assert not any(type(a).__name__ == "SetEnvironmentVariable" for a in actions)
-    with pytest.raises(RuntimeError, match="expected true or false, got 'yes please'"):
-        launch(rviz="yes please")
+def test_raw_alone_subscribes_to_raw_topics(launch):
+    file, _ = launch(transport="raw").node["parameters"]
+    values = yaml.safe_load(Path(file).read_text())["/**"]["ros__parameters"]
+    (camera,) = rig_cameras(make_options(values | {"transports": ["raw"]}, file), ("CAM",))
+    assert (camera.image_topic, camera.raw) == ("cam/image_raw", True)
 
 
-def test_a_bag_is_played_on_its_own_clock(launch):
-    _, actions = launch(bag="/data/scene")
-    process = next(a for a in actions if type(a).__name__ == "ExecuteProcess")
-    assert process.keywords["cmd"] == ["ros2", "bag", "play", "/data/scene", "--clock"]
-    assert nodes(actions)["detector_node"]["parameters"][1]["use_sim_time"] is True
+def test_how_the_node_is_started(launch, tmp_path, monkeypatch):
+    own = tmp_path / "rig.yaml"
+    own.write_text("detector: {ros__parameters: {}}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    node = launch(params="~/rig.yaml", name="front", namespace="car", respawn="true", log_level="debug").node
+    assert node["parameters"][0] == str(own)
+    assert (node["name"], node["namespace"], node["respawn"]) == ("front", "car", True)
+    assert node["ros_arguments"] == ["--log-level", "debug"]
+
+
+@pytest.mark.parametrize("own", sorted(PROFILES))
+def test_what_the_user_has_set_in_the_environment_stays(launch, monkeypatch, own):
+    launched = launch()
+    assert launched.node["additional_env"] == WAITING and set(launched.environment) == PROFILES
+    for name in (*PROFILES, *WAITING):
+        monkeypatch.delenv(name, raising=False)
+    assert launch(shared_memory="false").environment == {}
+    monkeypatch.setenv(own, "/own.xml")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    launched = launch()
+    assert launched.environment == {}
+    assert set(launched.node["additional_env"]) == set(WAITING) - {"OMP_WAIT_POLICY"}
+
+
+def test_a_bag_starts_when_the_node_is_active_and_once(launch, tmp_path):
+    launched = launch(bag=str(tmp_path))
+    assert launched.parameters["use_sim_time"] is True
+    assert set(launched.processes) == {"detector_node"}
+    assert launched.activate("inactive") == []
+    assert launched.activate() == [["ros2", "bag", "play", str(tmp_path), "--clock", "--delay", "1"]]
+    assert launched.activate() == []  # respawned
+    assert launch(bag=str(tmp_path), use_sim_time="false").parameters["use_sim_time"] is False
+
+
+def test_rate_and_loop_of_a_bag(launch, tmp_path):
+    ((*_, name, rate, loop),) = launch(bag=str(tmp_path), rate="0.5", loop="True").activate()
+    assert (name, rate, loop) == ("--rate", "0.5", "--loop")
+
+
+def test_without_rosbag2_the_packages_own_player_takes_the_same_options(launch, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    ((executable, play, *options),) = launch((), bag=str(tmp_path), rate="2", loop="true").activate()
+    assert type(executable).__name__ == "ExecutableInPackage" and play == "play"
+    args = parser.parse_args(options)
+    assert (args.bag, args.rate, args.loop, args.clock) == (str(tmp_path), 2.0, True, 100.0)
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ({"params": "/no/rig.yaml"}, "params:=/no/rig.yaml: no such file"),
+        ({"params": "/tmp"}, "params:=/tmp: no such file"),
+        ({"cameras": "/no/rig.yml"}, "cameras:=/no/rig.yml: no such file"),
+        ({"bag": "/no/bag"}, "bag:=/no/bag: no such file"),
+        ({"rate": "2"}, "rate is about a bag: give bag:=FOLDER too"),
+        ({"loop": "true"}, "loop is about a bag: give bag:=FOLDER too"),
+        ({"bag": "/tmp", "rate": "0"}, "rate:=0: expected a number above 0"),
+        ({"bag": "/tmp", "rate": "fast"}, "rate:=fast: expected a number above 0"),
+        ({"bag": "/tmp", "rate": "nan"}, "rate:=nan: expected a number above 0"),
+        ({"threads": "all"}, "threads:=all: expected a whole number"),
+        ({"threads": "-1"}, "threads:=-1: expected a whole number"),
+        ({"cameras": "a,,b"}, "cameras:=a,,b: expected names with commas"),
+        ({"image_topics": ","}, "image_topics:=,: expected names with commas"),
+        ({"rviz": "yes please"}, '"rviz" provided value "yes please" is not valid'),
+        ({"autostart": "off"}, '"autostart" provided value "off" is not valid'),
+        ({"transport": "theora"}, '"transport" provided value "theora" is not valid'),
+        ({"log_level": "loud"}, '"log_level" provided value "loud" is not valid'),
+    ],
+)
+def test_wrong_values_name_their_argument(launch, given, text):
+    with pytest.raises((ConfigError, RuntimeError)) as error:
+        launch(**given)
+    assert text in str(error.value)
+
+
+def test_unknown_arguments_are_refused_on_the_command_line_of_this_file_only(launch, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "bevnext_ros", "detector.launch.py", "checkpiont:=a"])
+    with pytest.raises(ConfigError, match="unknown launch argument 'checkpiont'; did you mean 'checkpoint'"):
+        launch()
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", str(FILE), "zzz:=1", "device:=cpu"])
+    with pytest.raises(
+        ConfigError, match="unknown launch argument 'zzz'; known are params, checkpoint, model"
+    ):
+        launch()
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "car", "car.launch.py", "checkpiont:=a"])
+    assert launch().node
+
+
+def test_rviz_shows_the_nodes_topics(launch):
+    assert launch(rviz="true").processes["rviz2"]["remappings"] == []
+    topics = {d["Topic"]["Value"] for d in displays() if "Topic" in d}
+    rviz = launch(rviz="true", namespace="car", name="front").processes["rviz2"]
+    assert rviz["namespace"] == "car" and os.path.samefile(rviz["arguments"][1], LAYOUT)
+    rules = dict(rviz["remappings"])
+    assert set(rules) == topics
+    assert rules["/detector/markers"] == "front/markers"
+    assert rules["/cam_front/image_raw/compressed"] == "cam_front/image_raw/compressed"
+    rviz = launch(rviz="true", tf_topic="/robot1/tf", tf_static_topic="tf_static").processes["rviz2"]
+    assert rviz["remappings"] == [("/tf", "/robot1/tf"), ("/tf_static", "tf_static")]
 
 
 def test_a_camera_file_describes_the_rig(launch, tmp_path):
     rig = [
         {"name": "l", "image_topic": "/l/i", "camera_info_topic": "/l/c", "transport": "raw", "frame": "lf"},
         {
-            "name": "r",
+            "name": 2,
             "image_topic": "/r/i",
             "camera_info_topic": "/r/c",
             "transport": "compressed",
@@ -146,9 +291,7 @@ def test_a_camera_file_describes_the_rig(launch, tmp_path):
     ]
     path = tmp_path / "rig.yaml"
     path.write_text(yaml.safe_dump(rig))
-    overrides = nodes(launch(cameras=str(path))[1])["detector_node"]["parameters"][1]
-    overrides.pop("use_sim_time")
-    left, right = rig_cameras(make_options(overrides, "launch"), ("A", "B"))
+    left, right = rig_cameras(make_options(launch(cameras=str(path)).parameters, "launch"), ("A", "B"))
     assert (left.name, left.image_topic, left.info_topic, left.raw, left.frame) == (
         "l",
         "/l/i",
@@ -156,34 +299,43 @@ def test_a_camera_file_describes_the_rig(launch, tmp_path):
         True,
         "lf",
     )
-    assert (right.name, right.raw) == ("r", False)
+    assert (right.name, right.raw) == ("2", False)
     for wrong, text in (
-        ([{"name": "l", "frame": "x"}, {"name": "r"}], "for some cameras only"),
-        ([{"name": "l", "topic": "x"}], "unknown keys"),
+        ([{"name": "l", "frame": "x"}, {"name": "r"}], "'frame' is given for some cameras only"),
+        ([{"name": "l", "topic": "x"}], "unknown keys topic; known are name, image_topic"),
         ({"name": "l"}, "expected a list"),
+        ([], "expected a list"),
     ):
         path.write_text(yaml.safe_dump(wrong))
-        with pytest.raises(RuntimeError, match=text):
+        with pytest.raises(ConfigError, match=rf"rig\.yaml: {text}"):
             launch(cameras=str(path))
+    path.write_text("[a: b: c")
+    with pytest.raises(ConfigError, match=r"rig\.yaml: is no YAML"):
+        launch(cameras=str(path))
 
 
-def test_the_real_launch_system_accepts_the_file():
-    """On a distribution: the description is built by launch itself."""
-    if not os.environ.get("ROS_DISTRO"):
-        pytest.skip("needs a ROS distribution: launch is not on the Python index")
-    launch = pytest.importorskip("launch")
-    pytest.importorskip("launch_ros")
-    source = launch.launch_description_sources.PythonLaunchDescriptionSource(str(FILE))
-    description = source.get_launch_description(launch.LaunchContext())
-    assert len(description.entities) == 13
+def test_the_meaning_of_arguments_needs_neither_torch_nor_pydantic_nor_launch():
+    code = (
+        "import sys; from bevnext_ros import launch_arguments; from bevnext_core import threads; "
+        "print({'torch', 'pydantic', 'numpy', 'launch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_package_depends_on_all_that_is_launched():
+    text = (ROOT / "package.xml").read_text()
+    for package in ("launch_ros", "ros2launch", "ros2bag", "rosbag2_storage_mcap", "rviz2", "lifecycle_msgs"):
+        assert f"<exec_depend>{package}</exec_depend>" in text, package
+
+
+def displays():
+    return yaml.safe_load(LAYOUT.read_text())["Visualization Manager"]["Displays"]
 
 
 def test_layouts_show_what_the_node_publishes():
-    import json
-
-    rviz = yaml.safe_load((ROOT / "config" / "rviz" / "detector.rviz").read_text())
-    displays = rviz["Visualization Manager"]["Displays"]
-    topics = {d["Topic"]["Value"] for d in displays if "Topic" in d}
+    rviz = yaml.safe_load(LAYOUT.read_text())
+    topics = {d["Topic"]["Value"] for d in displays() if "Topic" in d}
     assert {"/detector/markers", "/cam_front/image_raw/compressed"} <= topics
     assert rviz["Visualization Manager"]["Global Options"]["Fixed Frame"] == "odom"
     foxglove = json.loads((ROOT / "config" / "foxglove" / "detector.json").read_text())

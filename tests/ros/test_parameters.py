@@ -84,6 +84,13 @@ def test_default_rig_has_the_models_names():
     assert rig[1].image_topic == "cam_front/image_raw/compressed" and not rig[1].raw
 
 
+def test_the_default_topics_are_those_of_the_transport():
+    rig = rig_cameras(make_options({"transports": ["raw", "compressed"]}, ""), ("A", "B"))
+    assert [camera.image_topic for camera in rig] == ["a/image_raw", "b/image_raw/compressed"]
+    named = rig_cameras(make_options({"image_topics": ["/x", ""]}, ""), ("A", "B"))
+    assert [camera.image_topic for camera in named] == ["/x", "b/image_raw/compressed"]
+
+
 def test_cameras_can_differ_in_everything():
     options = make_options(
         {
@@ -112,6 +119,10 @@ def test_cameras_can_differ_in_everything():
         ({"cameras": ["a", "a"]}, "twice"),
         ({"transports": ["raw"] * 3}, "'transports' has 3 entries for 2 cameras"),
         ({"image_topics": ["image"]}, "'image_topics' gives two cameras one topic"),
+        (
+            {"transports": ["raw"], "image_topics": ["/rig/{camera}/compressed"]},
+            r"'image_topics' gives /rig/a/compressed to a, whose transport is raw: .* or set 'transports'",
+        ),
     ],
 )
 def test_rigs_that_do_not_fit_the_model(values, text):
