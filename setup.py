@@ -108,11 +108,14 @@ setup(
         # overwrite the headless build's, and all of Jupyter. It needs numpy < 2, hence an extra.
         "nuscenes": ["nuscenes-devkit>=1.2", "numpy<2"],
         "train": ["tensorboard"],
+        # fetches the published weights by name
+        "weights": ["huggingface_hub"],
         # what the benchmark of peers runs the ONNX files in
         "peers": ["onnx", "onnxscript", "onnxruntime", "openvino"],
         # pytest 9 refuses the pytest plugins of ROS distributions (launch_testing).
         "test": [
             "pytest>=8,<9",
+            "huggingface_hub",
             "onnx",
             "onnxscript",
             "onnxruntime",

@@ -6,6 +6,7 @@ No checkpoint is ever unpickled freely: safetensors holds tensors only, and ``.p
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,10 +26,11 @@ from bevnext_core.config import (
     published_config,
 )
 from bevnext_core.errors import CheckpointError
-from bevnext_core.files import atomic_path
+from bevnext_core.files import atomic_path, user_path
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.published_names import published_names
 from bevnext_core.torch_files import existing_file, is_pytorch_file, listed, safe_torch_load, what_it_is
+from bevnext_core.weights import PUBLISHED, folder, published_file
 
 FORMAT = "bevnext-1"
 
@@ -45,11 +47,13 @@ def load_checkpoint(path: str | Path, expected: ModelConfig | None = None) -> BE
     """Build the network of a checkpoint, in evaluation mode on the CPU.
 
     Args:
+        path: the file, or the name of published weights (:func:`named_checkpoint`).
         expected: when given, the checkpoint must describe the same network.
 
     Raises:
         CheckpointError: when the file is missing, damaged, no checkpoint of this project, or of another network.
     """
+    path = named_checkpoint(path)
     config, state = read_checkpoint(path)
     if expected is not None:
         different = network_differences(config, expected)
@@ -129,6 +133,31 @@ def import_published(
     save_checkpoint(out, state, config)
     count = sum(value.numel() for name, value in state.items() if value.is_floating_point())
     return f"{config.name}: {len(state)} entries, {count / 1e6:.1f} M values -> {out}"
+
+
+def named_checkpoint(path: str | Path, download: bool = True) -> Path:
+    """The checkpoint of published weights that are called by name, fetched and converted once; a file as it is.
+
+    Args:
+        path: a name of :data:`bevnext_core.weights.PUBLISHED` where no such file exists, or a file.
+        download: ``False``: never use the network.
+
+    Raises:
+        CheckpointError: see :func:`bevnext_core.weights.published_file` and :func:`import_published`.
+    """
+    path = user_path(path)
+    weights = PUBLISHED.get(str(path))
+    if weights is None or path.exists():
+        return path
+    converted = folder() / f"{path}.safetensors"
+    if not converted.is_file():
+        published = published_file(str(path), download)
+        config = dataclasses.replace(published_config(weights.stage), name=weights.config)
+        try:
+            import_published(published, converted, config)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; if it was not fetched whole, delete it and try again") from None
+    return converted
 
 
 def _own_format(path: Path) -> str | None:

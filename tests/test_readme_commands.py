@@ -1,7 +1,7 @@
 """The README's commands: each one is run as it stands, or is listed here with the reason why it is not.
 
 They run in README's order in a folder that looks like the checkout. A small made data set stands where the README
-says /data/nuscenes, and a small network of made weights where it says bevnext_stage2.safetensors.
+says /data/nuscenes, and a small network of made weights takes the place of bevnext-r50-stage2.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.paths import ROOT
 
 README = ROOT / "README.md"
 NUSCENES = "/data/nuscenes"
-WEIGHTS = "bevnext_stage2.safetensors"
+WEIGHTS = "bevnext-r50-stage2"
 
 NOT_RUN = {
     "make setup": "installs packages from the network; it has been run where this test runs",
     "make test": "runs this test",
     "make demo": "tests/test_packaging.py sees what it calls, tests/world/test_demo.py tests that",
-    "curl ": "fetches a file from the network",
-    ".venv/bin/bevnext import-checkpoint ": "needs the fetched file; tests/core/test_checkpoint.py imports others",
+    ".venv/bin/pip ": "installs packages from the network",
+    ".venv/bin/bevnext weights get ": "uses the network; tests/core/test_weights.py has a server of its own",
     ".venv/bin/bevnext benchmark ": "takes minutes with the full-size network",
     "rosdep ": "installs packages from the network",
     "make -C src/": "needs a colcon workspace and a ROS distribution",
@@ -65,6 +65,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkout's files, the programs of its environment, a data set and weights."""
     pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
     from bevnext_core.checkpoint import save_checkpoint
+    from bevnext_core.files import cache_directory
     from tests.nuscenes_dataroot import write_dataroot
     from tests.published import build, config_of
 
@@ -84,14 +85,19 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = config_of("small2")
     # of the boxes of made weights only the best are kept, which saves time
     config = replace(config, head=replace(config.head, max_candidates=40))
-    save_checkpoint(folder / WEIGHTS, build("small2").state_dict(), config)
+    for kept in cache_directory().iterdir():  # compiled operators are not compiled again
+        if kept.name != "weights":
+            (folder / "cache").mkdir(exist_ok=True)
+            (folder / "cache" / kept.name).symlink_to(kept)
+    save_checkpoint(folder / "cache" / "weights" / f"{WEIGHTS}.safetensors", build("small2").state_dict(), config)
     return folder
 
 
 def run_shell(command: str, checkout: Path) -> subprocess.CompletedProcess[str]:
     dataroot = str(checkout / "nuscenes")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    env = {**os.environ, "BEVNEXT_SAMPLE": dataroot, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    own = {"BEVNEXT_SAMPLE": dataroot, "BEVNEXT_CACHE_DIR": str(checkout / "cache"), "PYTHONPATH": path}
+    env = {**os.environ, **own, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command.replace(NUSCENES, dataroot)],
         cwd=checkout,

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--scene", action="append", metavar="NAME", help="only this scene (may be repeated)")
     which.add_argument("--split", metavar="NAME", help="only this split, e.g. mini_val (default: all scenes)")
-    add("--checkpoint", required=True, metavar="FILE", help="from bevnext import-checkpoint")
+    add("--checkpoint", required=True, metavar="FILE", help="a file, or published weights by name (bevnext weights)")
     add_output_arguments(parser, "submission.json, pictures, videos")
     add("--sweeps", action="store_true", help="every camera record (12 Hz), not only key frames")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command("bevnext_core.cli.evaluate", "score a network or detections with the nuScenes metric"),
     "import-checkpoint": Command("bevnext_core.cli.import_checkpoint", "convert a published .pth file"),
+    "weights": Command("bevnext_core.cli.weights", "list or fetch the published weights; accept their terms of use"),
     "config": Command("bevnext_core.cli.config", "print or check a model configuration"),
     "check-calibration": Command(
         "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"

@@ -221,13 +221,14 @@ def run_detect_bag(
         params: a parameter file as the node's. node: whose sections count, ``/robot1/detector``; by default the
             file's ``detector``. overrides: parameters by name that go before it.
     """
+    from bevnext_core.checkpoint import named_checkpoint
     from bevnext_ros.node.detector_factory import make_detector
     from bevnext_ros.node.parameters import load_options, make_options
 
     options = make_options({}, "the defaults") if params is None else load_options(params, node)
     if overrides:
         options = make_options({**asdict(options), **overrides}, "the command line")
-    detector = make_detector(options, str(checkpoint), device)
+    detector = make_detector(options, str(named_checkpoint(checkpoint)), device)
     summary = detect_bag(bag, detector, out, options, pictures=pictures, picture_threshold=picture_threshold)
     print(f"{summary.frames} frames, {summary.boxes} boxes -> {Path(out) / 'detections'}")
     if summary.video:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bevnext_core.checkpoint import named_checkpoint
 from bevnext_core.config import load_config
 from bevnext_core.errors import CheckpointError
 from bevnext_core.threads import use_threads
@@ -26,7 +27,7 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
     use_threads(options.threads or None)
     path = checkpoint or options.checkpoint
     if not path:
-        raise CheckpointError("no checkpoint is given: set the parameter 'checkpoint' to the network's file")
+        raise CheckpointError("no checkpoint is given: set the parameter 'checkpoint' to a file or a name")
     settings = DetectorOptions(
         precision=options.precision,  # type: ignore[arg-type]  # checked by the table of parameters
         compile=options.compile,
@@ -34,4 +35,5 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
         history=HistoryOptions(max_gap=options.history_max_gap),
     )
     expected = load_config(options.model) if options.model else None
-    return Detector.from_checkpoint(path, device=device or options.device, options=settings, expected=expected)
+    file = named_checkpoint(path, download=False)  # a robot that starts does not wait for a network
+    return Detector.from_checkpoint(file, device=device or options.device, options=settings, expected=expected)

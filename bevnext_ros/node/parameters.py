@@ -34,7 +34,7 @@ class Options:
     """The table, and the values of a run."""
 
     autostart: bool = _p(True, "configure and activate by itself when the node starts", read_only=True)
-    checkpoint: str = _p("", "the network's file, from bevnext import-checkpoint or from training")
+    checkpoint: str = _p("", "the network's file, or the name of published weights (bevnext weights)")
     model: str = _p("", "a model configuration (YAML) that the checkpoint must agree with; empty: any")
     device: str = _p("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     precision: Literal["fp32", "bf16", "fp16"] = _p("fp32", "of the convolutions")
