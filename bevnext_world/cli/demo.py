@@ -24,29 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for the results; what an earlier run wrote there is replaced (default: %(default)s)",
     )
     add_drive_arguments(parser)
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)"
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, help="lowest score drawn (default: that of each class)"
-    )
+    device = "cpu, cuda, cuda:1, ... (default: cuda where there is one)"
+    parser.add_argument("--device", default="auto", help=device)
+    parser.add_argument("--score-threshold", type=float, help="lowest score drawn (default: that of each class)")
 
 
 def add_drive_arguments(parser: argparse.ArgumentParser) -> None:
     """What the demo with ROS takes too: weights and drive."""
     parser.add_argument("--checkpoint", metavar="FILE", help=f"other weights than {WEIGHTS}")
-    parser.add_argument(
-        "--drive",
-        metavar="DIR",
-        help="where the synthetic drive is kept, made there when missing (default: cache)",
-    )
-    parser.add_argument(
-        "--key-frames",
-        type=int,
-        default=20,
-        metavar="N",
-        help="its length, 0.5 s each (default: %(default)s)",
-    )
+    kept = "where the synthetic drive is kept, made there when missing (default: cache)"
+    parser.add_argument("--drive", metavar="DIR", help=kept)
+    length = "its length, 0.5 s each (default: %(default)s)"
+    parser.add_argument("--key-frames", type=int, default=20, metavar="N", help=length)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,14 +56,8 @@ def run(args: argparse.Namespace) -> int:
     detector = Detector.from_checkpoint(weights, args.device)
     drive = prepare_drive(args.drive, args.key_frames)
     reader = drive.reader(detector.config)
-    shown = show(
-        reader,
-        detector,
-        out,
-        name=NAME,
-        eval_set=drive.eval_set,
-        score_threshold=args.score_threshold,
-    )
+    threshold = args.score_threshold
+    shown = show(reader, detector, out, name=NAME, eval_set=drive.eval_set, score_threshold=threshold)
     about = _about(weights, detector, drive.description)
     write_numbers(shown, about, out / "numbers.json")
     write_page(shown, about, out / "index.html")
@@ -99,9 +82,7 @@ def demo_weights(given: str | None) -> Path:
         return Path(given)
     path = Path(__file__).resolve().parents[2] / WEIGHTS
     if not path.is_file():
-        raise BevnextError(
-            f"the demo's weights are missing: {path}; run from a checkout, or give --checkpoint"
-        )
+        raise BevnextError(f"the demo's weights are missing: {path}; run from a checkout, or give --checkpoint")
     return path
 
 

@@ -13,26 +13,19 @@ from bevnext_core.errors import BevnextError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="the data set's folder; new, or made by this command"
-    )
-    parser.add_argument(
-        "--scenes", required=True, type=int, metavar="N", help="number of scenes of about 10 s"
-    )
-    parser.add_argument("--seed", required=True, type=int, metavar="S", help="equal seeds give equal bytes")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="the data set's folder; new, or made by this command")
+    add("--scenes", required=True, type=int, metavar="N", help="number of scenes of about 10 s")
+    add("--seed", required=True, type=int, metavar="S", help="equal seeds give equal bytes")
+    add(
         "--split",
         default="val",
         help="train, val (v1.0-trainval), test (v1.0-test), mini_train or mini_val (v1.0-mini); scenes of "
         "different splits differ whatever the seeds (default: %(default)s)",
     )
-    parser.add_argument(
-        "--image-size", type=image_size, default=(800, 450), metavar="WxH", help="pixels (default: 800x450)"
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="K", help="processes (default: as many as there are processors)"
-    )
-    parser.add_argument(
+    add("--image-size", type=image_size, default=(800, 450), metavar="WxH", help="pixels (default: 800x450)")
+    add("--workers", type=int, metavar="K", help="processes (default: as many as there are processors)")
+    add(
         "--sweeps",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -54,21 +47,18 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from bevnext_world.recording.generate import Order, default_workers, generate
+    from bevnext_core.threads import usable_cores
+    from bevnext_world.recording.generate import Order, generate
     from bevnext_world.recording.splits import SPLITS
 
-    workers = default_workers() if args.workers is None else args.workers
+    workers = usable_cores() if args.workers is None else args.workers
     if workers < 1:
         raise BevnextError(f"--workers must be at least 1, not {workers}")
     if args.seed < 0:
         raise BevnextError(f"--seed must not be negative, but is {args.seed}")
     order = Order(Path(args.out), args.split, args.seed, args.scenes, args.image_size, bool(args.sweeps))
     with tqdm(total=order.scenes * order.key_frames, unit="key frame", disable=None) as bar:
-
-        def advance(count: int) -> None:
-            bar.update(count)
-
-        made, there = generate(order, workers, advance)
+        made, there = generate(order, workers, bar.update)
     kept = f", {there} were there already" if there else ""
     version = SPLITS[order.split].version
     print(

@@ -57,7 +57,8 @@ def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Dri
     from tqdm import tqdm
 
     from bevnext_core.files import cache_directory, user_path
-    from bevnext_world.recording.generate import Order, default_workers, generate
+    from bevnext_core.threads import usable_cores
+    from bevnext_world.recording.generate import Order, generate
     from bevnext_world.recording.splits import SPLITS, WORLD_VERSION, scene_names
 
     size = "x".join(map(str, IMAGE_SIZE))
@@ -66,9 +67,5 @@ def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Dri
     (scene,) = scene_names(SPLIT, 1)
     order = Order(out, SPLIT, SEED, 1, IMAGE_SIZE, True, key_frames)
     with tqdm(total=key_frames, desc="making the drive", unit="key frame", disable=None) as bar:
-
-        def progress(finished: int) -> None:
-            bar.update(finished)
-
-        made, _ = generate(order, default_workers(), progress)
+        made, _ = generate(order, usable_cores(), bar.update)
     return Drive(out, SPLITS[SPLIT].version, scene, SPLIT, bool(made))

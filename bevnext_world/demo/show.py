@@ -19,13 +19,12 @@ from bevnext_core.draw.cameras import write_picture
 from bevnext_core.draw.video import frame_rate, open_video
 from bevnext_core.errors import FrameError
 from bevnext_core.evaluation.inference import detect_frames
-from bevnext_core.evaluation.metric import Evaluation, evaluate
+from bevnext_core.evaluation.metric import METRIC, Evaluation, evaluate
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.files import atomic_path
 from bevnext_world.demo.display import drawn
 from bevnext_world.demo.picture import Status, contact_sheet, draw_demo
 from bevnext_world.demo.truth import TrueBoxes, true_boxes
-from bevnext_world.recording.difficulty import RANGES
 
 SHEET_PICTURES = 4
 """Moments on the contact sheet."""
@@ -135,9 +134,8 @@ def show(
             for stage, seconds in found.info.seconds.items():
                 shown.note(stage, seconds)
     shown.video = video.path
-    shown.sheet, shown.picture, shown.animation = (
-        out / name for name in ("contact_sheet.png", "frame.jpg", "drive.webp")
-    )
+    files = ("contact_sheet.png", "frame.jpg", "drive.webp")
+    shown.sheet, shown.picture, shown.animation = (out / file for file in files)
     write_picture(contact_sheet(kept), shown.sheet)
     write_picture(kept[(len(kept) - 1) // 2], shown.picture)
     write_animation(shown.animation, small, shown.fps / ANIMATION_STEP)
@@ -163,10 +161,7 @@ def write_numbers(shown: Shown, about: dict[str, str], path: Path) -> None:
         "frames": shown.frames,
         "key_frames": shown.key_frames,
         "frames_per_second": shown.frames_per_second,
-        "seconds": {
-            stage: dict(zip(("median", "min", "max"), shown.times(stage), strict=True))
-            for stage in shown.seconds
-        },
+        "seconds": {stage: dict(zip(("median", "min", "max"), shown.times(stage))) for stage in shown.seconds},
         "objects": dict(shown.objects),
         "mean_ap": shown.evaluation.mean_ap,
         "nd_score": shown.evaluation.nd_score,
@@ -183,13 +178,7 @@ def _moments(refs: tuple[FrameRef, ...]) -> set[int]:
     return {keys[int(place)] for place in places}
 
 
-def _status(
-    reader: NuScenesReader,
-    name: str,
-    ref: FrameRef,
-    found: Detections,
-    step_seconds: float,
-) -> Status:
+def _status(reader: NuScenesReader, name: str, ref: FrameRef, found: Detections, step_seconds: float) -> Status:
     refs = reader.refs(ref.scene)
     other = refs[max(ref.index - 1, 0)] if ref.index else refs[min(1, len(refs) - 1)]
     way = (reader.global_from_ego(ref) - reader.global_from_ego(other))[:2, 3]
@@ -208,5 +197,8 @@ def _status(
 
 def _in_range(truth: TrueBoxes) -> list[str]:
     """Classes of the objects that the official metric takes."""
+    from nuscenes.eval.common.config import config_factory
+
+    ranges = config_factory(METRIC).class_range
     distances = np.hypot(truth.boxes[:, 0], truth.boxes[:, 1])
-    return [name for name, distance in zip(truth.names, distances) if distance < RANGES[name]]
+    return [name for name, distance in zip(truth.names, distances) if distance < ranges[name]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -102,18 +101,13 @@ def check_folder(order: Order) -> None:
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path} is damaged ({one_line(error)}): give another --out") from None
         if manifest.get("world") != WORLD_VERSION:
-            raise DatasetError(
-                f"{order.out} holds world version {manifest.get('world')}, this is {WORLD_VERSION}: "
-                "give another --out"
-            )
-        made = splits.get(order.split)
-        if made is not None and made != order.parameters():
-            wanted = order.parameters()
-            different = ", ".join(
-                f"{name} {made.get(name)} (asked for: {wanted[name]})"
-                for name in wanted
-                if made.get(name) != wanted[name]
-            )
+            held = f"{order.out} holds world version {manifest.get('world')}"
+            raise DatasetError(f"{held}, this is {WORLD_VERSION}: give another --out")
+        wanted = order.parameters()
+        made = splits.get(order.split) or wanted
+        if made != wanted:
+            other = [name for name in wanted if made.get(name) != wanted[name]]
+            different = ", ".join(f"{name} {made.get(name)} (asked for: {wanted[name]})" for name in other)
             raise DatasetError(
                 f"{order.out} holds the split '{order.split}' with {different or 'other parameters'}: "
                 "give the same ones, or another --out"
@@ -126,9 +120,7 @@ def check_folder(order: Order) -> None:
         temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
 
 
-def generate(
-    order: Order, workers: int = 1, progress: Callable[[int], None] | None = None
-) -> tuple[int, int]:
+def generate(order: Order, workers: int = 1, progress: Callable[[int], object] | None = None) -> tuple[int, int]:
     """Make what is missing of an order, then write the tables of its version.
 
     Args:
@@ -166,9 +158,7 @@ def generate(
     return len(missing), len(names) - len(missing)
 
 
-def _run(
-    order: Order, tasks: list[tuple[int, list[int]]], workers: int
-) -> Iterator[tuple[int, list[int], list[Take]]]:
+def _run(order: Order, tasks: list[tuple[int, list[int]]], workers: int) -> Iterator[tuple[int, list[int], list[Take]]]:
     if workers <= 1:
         for number, keys in tasks:
             for key in keys:
@@ -247,18 +237,9 @@ def finish(order: Order, number: int, takes: list[Take]) -> None:
                 points += take.points
         sightings.append(Sighting(pixels, points))
     part = scene_part(
-        order.split,
-        order.seed,
-        name,
-        number,
-        build_rig(order.image_size),
-        describe(scenario),
+        *(order.split, order.seed, name, number, build_rig(order.image_size), describe(scenario)),
         EPOCH + (SPLITS[order.split].code * 1000 + number) * SCENE_SPACING,
-        key_offsets(order),
-        takes,
-        scenario.actors,
-        sightings,
-        -scenario.site.origin,
+        *(key_offsets(order), takes, scenario.actors, sightings, -scenario.site.origin),
     )
     write_map(order.out / map_name(order.split, name), scenario)
     with atomic_path(order.part(name)) as temporary:
@@ -279,14 +260,9 @@ def describe(scenario: Scenario) -> str:
 def write_map(path: Path, scenario: Scenario) -> None:
     """The map mask that the devkit reads: 255 on roads and sidewalks, 0.1 m per pixel, north up."""
     ground = (scenario.site.bits & (LANE | STRIP | SIDEWALK)) > 0
-    rows, columns = np.rint(scenario.site.size[::-1] / ALBEDO_RESOLUTION).astype(int)
-    mask = cv2.resize(
-        ground.astype(np.uint8) * 255, (int(columns), int(rows)), interpolation=cv2.INTER_NEAREST
-    )
+    size = np.rint(scenario.site.size / ALBEDO_RESOLUTION).astype(int).tolist()
+    mask = cv2.resize(ground.astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST)
     with atomic_path(path) as temporary:
         cv2.imwrite(str(temporary), mask[::-1])
 
 
-def default_workers() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,14 +23,8 @@ from bevnext_world.streets.actors import CATEGORIES, Actor
 Row = dict[str, Any]
 
 ATTRIBUTES = (
-    "vehicle.moving",
-    "vehicle.stopped",
-    "vehicle.parked",
-    "cycle.with_rider",
-    "cycle.without_rider",
-    "pedestrian.sitting_lying_down",
-    "pedestrian.standing",
-    "pedestrian.moving",
+    *("vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider"),
+    *("pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving"),
 )
 VISIBILITY = (("1", 0, 40), ("2", 40, 60), ("3", 60, 80), ("4", 80, 100))
 TABLES = (
@@ -132,23 +126,10 @@ def scene_part(
     samples = [token(scene, "sample", i) for i in range(len(key_offsets))]
     rows: dict[str, list[Row]] = {table: [] for table in TABLES}
     log, drive = token(scene, "log"), f"synthetic-{split}-{seed}-{number:04d}"
-    rows["log"].append(
-        {
-            "token": log,
-            "logfile": drive,
-            "vehicle": "synthetic",
-            "date_captured": "2020-01-01",
-            "location": drive,
-        }
-    )
-    rows["map"].append(
-        {
-            "token": token(scene, "map"),
-            "log_tokens": [log],
-            "category": "semantic_prior",
-            "filename": map_name(split, name),
-        }
-    )
+    when = {"vehicle": "synthetic", "date_captured": "2020-01-01"}
+    rows["log"].append({"token": log, "logfile": drive, **when, "location": drive})
+    ground = {"category": "semantic_prior", "filename": map_name(split, name)}
+    rows["map"].append({"token": token(scene, "map"), "log_tokens": [log], **ground})
     rows["scene"].append(
         {
             "token": scene,
@@ -198,12 +179,7 @@ def _sensor_rows(rows: dict[str, list[Row]], split: str, seed: int, rig: Rig) ->
 
 
 def _data_rows(
-    rows: dict[str, list[Row]],
-    scene: str,
-    start: int,
-    samples: Sequence[str],
-    takes: Sequence[Take],
-    rig: Rig,
+    rows: dict[str, list[Row]], scene: str, start: int, samples: Sequence[str], takes: Sequence[Take], rig: Rig
 ) -> None:
     channels: dict[str, list[Take]] = {}
     for take in takes:
@@ -214,14 +190,8 @@ def _data_rows(
         tokens = [token(scene, channel, take.shot.offset) for take in chain]
         camera = channel != LIDAR
         for i, take in enumerate(chain):
-            rows["ego_pose"].append(
-                {
-                    "token": tokens[i],
-                    "timestamp": start + take.shot.offset,
-                    "rotation": quaternion(take.pose),
-                    "translation": rounded(take.pose[:3, 3], 6),
-                }
-            )
+            pose = {"rotation": quaternion(take.pose), "translation": rounded(take.pose[:3, 3], 6)}
+            rows["ego_pose"].append({"token": tokens[i], "timestamp": start + take.shot.offset, **pose})
             rows["sample_data"].append(
                 {
                     "token": tokens[i],
@@ -311,24 +281,19 @@ def write_tables(folder: Path, parts: Sequence[Path]) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    tables: dict[str, list[Row]] = {table: [] for table in TABLES}
-    tables.update(shared_rows())
-    known: set[str] = set()
+    shared = shared_rows()
+    tables = {table: {row["token"]: row for row in shared.get(table, [])} for table in TABLES}
     for part in parts:
         for table, rows in json.loads(part.read_text(encoding="utf-8")).items():
-            for row in rows:
-                if table in ("sensor", "calibrated_sensor"):
-                    if row["token"] in known:
-                        continue
-                    known.add(row["token"])
-                tables[table].append(row)
+            for row in rows:  # the scenes' sensors are the same ones
+                tables[table].setdefault(row["token"], row)
     new = folder.with_name(f".{folder.name}-new")
     old = folder.with_name(f".{folder.name}-old")
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     for table, rows in tables.items():
-        (new / f"{table}.json").write_text(json.dumps(rows), encoding="utf-8")
+        (new / f"{table}.json").write_text(json.dumps(list(rows.values())), encoding="utf-8")
     if folder.exists():
         folder.rename(old)
     new.rename(folder)

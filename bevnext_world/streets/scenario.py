@@ -22,8 +22,6 @@ KEY_INTERVAL = 0.5
 FIRST_KEY = 0.1
 REACH = 92.0
 """Metres around the ego's way that a scene covers."""
-ANNOTATION_RANGE = 80.0
-"""Objects up to this distance from the ego (metres) may be annotated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +41,6 @@ class Scenario:
     site: Site
     albedo: np.ndarray
     outside: tuple[int, int, int]
-
-    def key_times(self) -> np.ndarray:
-        """``[20]`` s."""
-        return FIRST_KEY + KEY_INTERVAL * np.arange(KEY_FRAMES)
 
 
 def build_scenario(seed: np.random.SeedSequence, painted: bool = True) -> Scenario:

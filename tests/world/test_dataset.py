@@ -23,7 +23,6 @@ from bevnext_core.evaluation.metric import evaluate
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.geometry import invert_rigid, project
 from bevnext_world.cli.synthesize import image_size
-from bevnext_world.recording.difficulty import RANGES, Difficulty, measure
 from bevnext_world.recording.generate import MANIFEST, Order, generate, shots
 from bevnext_world.recording.rig import build_rig
 from bevnext_world.recording.splits import scene_seed
@@ -31,6 +30,7 @@ from bevnext_world.recording.stage import Stage
 from bevnext_world.recording.writer import visibility_level
 from bevnext_world.streets.scenario import FIRST_KEY as KEY_TIME
 from bevnext_world.streets.scenario import build_scenario
+from tests.world.difficulty import RANGES, Difficulty, measure
 
 VERSION, SPLIT = "v1.0-trainval", "val"
 SCENES, KEYS = 5, 3
