@@ -15,7 +15,7 @@ from bevnext_core.classes import CLASSES
 from bevnext_world.models import people as people_models
 from bevnext_world.models import vehicle as vehicle_models
 from bevnext_world.models.mesh import Mesh, MeshError, Pattern, fitted, merge
-from bevnext_world.models.palette import METAL, Palette
+from bevnext_world.models.palette import METAL, draw_paint
 from bevnext_world.models.solids import box, cylinder
 
 PHASES = 16
@@ -54,7 +54,6 @@ def build_object(
     class_name: str,
     size: Sequence[float],
     rng: np.random.Generator,
-    palette: Palette | None = None,
     *,
     rider: bool | None = None,
 ) -> ObjectModel:
@@ -64,7 +63,6 @@ def build_object(
         class_name: one of the ten nuScenes classes.
         size: length (x), width (y), height (z) of the true box, metres.
         rng: the same state gives the same model.
-        palette: where colours come from.
         rider: for motorcycles and bicycles: with a person on it; None decides by the height.
 
     Raises:
@@ -76,24 +74,23 @@ def build_object(
     if values.shape != (3,) or not ((values > 0.01) & (values < 100)).all():
         raise MeshError(f"a {class_name} needs a size of three numbers between 0.01 and 100 m, not {size}")
     length, width, height = (float(value) for value in values)
-    palette = palette or Palette()
     if rider is None:
         rider = height > 1.3
     rider = rider and class_name in ("motorcycle", "bicycle")
     if class_name == "pedestrian":
-        look = people_models.draw_look(rng, palette)
+        look = people_models.draw_look(rng)
         build = functools.partial(_walking, look, (length, width, height))
     else:
         if class_name == "motorcycle":
-            raw = people_models.motorcycle(length, width, height, rng, palette, rider)
+            raw = people_models.motorcycle(length, width, height, rng, rider)
         elif class_name == "bicycle":
-            raw = people_models.bicycle(length, width, height, rng, palette, rider)
+            raw = people_models.bicycle(length, width, height, rng, rider)
         elif class_name == "traffic_cone":
             raw = _cone(length, width, height, rng)
         elif class_name == "barrier":
-            raw = _barrier(length, width, height, rng, palette)
+            raw = _barrier(length, width, height, rng)
         else:
-            raw = vehicle_models.MAKERS[class_name](length, width, height, rng, palette)
+            raw = vehicle_models.MAKERS[class_name](length, width, height, rng)
         build = functools.partial(_rigid, fitted(raw, (length, width, height)))
     return ObjectModel(class_name, (length, width, height), rider, build)
 
@@ -124,12 +121,12 @@ def _cone(length: float, width: float, height: float, rng: np.random.Generator) 
     return merge([box((length, width, base), (0, 0, base / 2), foot), body])
 
 
-def _barrier(length: float, width: float, height: float, rng: np.random.Generator, palette: Palette) -> Mesh:
+def _barrier(length: float, width: float, height: float, rng: np.random.Generator) -> Mesh:
     """Built along y and turned where its length is the longer side."""
     thick, long = min(length, width), max(length, width)
     kind = rng.random()
     if kind < 0.45:  # jersey: wide foot, steep upper part
-        color = (0.66, 0.65, 0.62) if rng.random() < 0.5 else palette.paint(rng)
+        color = (0.66, 0.65, 0.62) if rng.random() < 0.5 else draw_paint(rng)
         pattern = Pattern.NOISE if rng.random() < 0.7 else Pattern.HAZARD
         parts = []
         for wide, bottom, top, shrink in (
@@ -140,7 +137,7 @@ def _barrier(length: float, width: float, height: float, rng: np.random.Generato
             size = (thick * wide, long, height * (top - bottom))
             parts.append(box(size, (0, 0, height * (top + bottom) / 2), color, pattern, top=(shrink, 1.0)))
     else:  # boards on two feet
-        color = palette.paint(rng) if rng.random() < 0.3 else (0.80, 0.14, 0.10)
+        color = draw_paint(rng) if rng.random() < 0.3 else (0.80, 0.14, 0.10)
         board = 0.2 * height
         levels = [0.86] if kind < 0.6 else [0.87, 0.52]
         parts = [box((0.16 * thick, long, board), (0, 0, height * z), color, Pattern.HAZARD) for z in levels]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bevnext_world.models.mesh import Mesh, Pattern, merge
-from bevnext_world.models.palette import DARK, GLASS, Palette
+from bevnext_world.models.palette import DARK, GLASS, draw_surface
 from bevnext_world.models.parts import PAINT_SHINE, SHINE, STAND_OFF, both, lamps, pair, plate, wheels
 from bevnext_world.models.solids import arc, box, prism, sheet
 
@@ -22,7 +22,7 @@ _CAR_SHAPES = {
 }
 
 
-def car(length: float, width: float, height: float, rng: np.random.Generator, palette: Palette) -> Mesh:
+def car(length: float, width: float, height: float, rng: np.random.Generator) -> Mesh:
     """Sedan, hatchback, wagon, SUV, van or pickup."""
     if height > 1.8:
         names = ["suv", "van", "pickup"]
@@ -32,7 +32,7 @@ def car(length: float, width: float, height: float, rng: np.random.Generator, pa
         names = ["sedan", "hatchback", "wagon", "sedan"]
     hood, roof_front, roof_rear, screen, rear, boot = _CAR_SHAPES[names[int(rng.integers(len(names)))]]
     screen += float(rng.uniform(-0.02, 0.02))
-    color, pattern = palette.surface(rng)
+    color, pattern = draw_surface(rng)
     if rng.random() < 0.6:
         pattern = Pattern.PLAIN
     half, wheel = width / 2, min(0.5 * float(rng.uniform(0.40, 0.46)) * height, 0.085 * length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bevnext_world.models.mesh import Color, Mesh, Pattern, merge
-from bevnext_world.models.palette import DARK, GLASS, METAL, TAILLAMP, Palette
+from bevnext_world.models.palette import DARK, GLASS, METAL, TAILLAMP, draw_surface
 from bevnext_world.models.parts import PAINT_SHINE, SHINE, STAND_OFF, both, lamp, pair, wheels
 from bevnext_world.models.solids import box, cylinder, prism, sheet
 
@@ -58,10 +58,9 @@ def _cargo(
     height: float,
     kind: str,
     rng: np.random.Generator,
-    palette: Palette,
 ) -> list[Mesh]:
     """What lies on a chassis from ``rear`` to ``front``, from ``floor`` up to ``height``."""
-    color, pattern = palette.surface(rng)
+    color, pattern = draw_surface(rng)
     length, middle, tall, centre = front - rear, (front + rear) / 2, height - floor, (height + floor) / 2
     if kind == "box":
         seam = sheet((rear - 0.01, 0.02, floor + 0.05), (rear - 0.01, 0.02, height - 0.08), -1, DARK)
@@ -95,17 +94,17 @@ def _cargo(
     while x < front - 0.2 * length:
         long = min(float(rng.uniform(0.15, 0.32)) * length, front - 0.15 - x)
         high = float(rng.uniform(0.25, 0.85)) * (tall - 0.2)
-        load, texture = palette.surface(rng)
+        load, texture = draw_surface(rng)
         size = (0.92 * long, float(rng.uniform(0.6, 0.92)) * width, high)
         parts.append(box(size, (x + long / 2, 0, floor + 0.16 + high / 2), load, texture))
         x += long
     return parts
 
 
-def truck(length: float, width: float, height: float, rng: np.random.Generator, palette: Palette) -> Mesh:
+def truck(length: float, width: float, height: float, rng: np.random.Generator) -> Mesh:
     """Cab and cargo: box, flatbed, tank or dump body; below 2.4 m height a delivery van or pickup."""
     a, b = length / 2, -length / 2
-    color, pattern = palette.surface(rng)
+    color, pattern = draw_surface(rng)
     wheel = min(0.17 * height, 0.52)
     floor = 1.9 * wheel
     depth = min(max(0.26 * length, 1.6), 2.3)
@@ -115,7 +114,7 @@ def truck(length: float, width: float, height: float, rng: np.random.Generator, 
     kind = str(rng.choice(["box", "box", "box", "flatbed", "dump", "tank"]))
     parts = _cab(a, depth, width, tall, 0.75 * wheel + 0.1, color, pattern)
     parts.append(box((length - 0.3, 0.5 * width, 0.28), (-0.1, 0, floor - 0.16), DARK))
-    parts += _cargo(b + 0.03, a - depth - 0.12, width - 0.03, floor, height, kind, rng, palette)
+    parts += _cargo(b + 0.03, a - depth - 0.12, width - 0.03, floor, height, kind, rng)
     stations = [a - 0.55 * depth - 0.15, b + 0.20 * length]
     if length > 7.5:
         stations.append(b + 0.20 * length - 2.3 * wheel)
@@ -125,13 +124,13 @@ def truck(length: float, width: float, height: float, rng: np.random.Generator, 
     return merge([*parts, box((0.08, 0.94 * width, 0.16), (b + 0.05, 0, floor - 0.35), DARK)])
 
 
-def trailer(length: float, width: float, height: float, rng: np.random.Generator, palette: Palette) -> Mesh:
+def trailer(length: float, width: float, height: float, rng: np.random.Generator) -> Mesh:
     """A semitrailer without its tractor: box, tank, flatbed or dump body on rear axles and landing gear."""
     a, b = length / 2, -length / 2
     wheel = min(0.13 * height, 0.5)
     floor = 2.3 * wheel
     kind = str(rng.choice(["box", "box", "box", "tank", "flatbed", "dump"]))
-    parts = _cargo(b + 0.02, a, width, floor, height, kind, rng, palette)
+    parts = _cargo(b + 0.02, a, width, floor, height, kind, rng)
     parts.append(box((length - 0.2, 0.35 * width, 0.25), (0, 0, floor - 0.13), DARK))
     axles = 3 if length > 10 else (2 if length > 5 else 1)
     parts += wheels([b + 0.12 * length + 2.25 * wheel * k for k in range(axles)], width / 2, wheel, 0.34)

@@ -6,8 +6,6 @@ colour or a texture says nothing about what a thing is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from bevnext_world.models.mesh import Color, Pattern
@@ -20,6 +18,10 @@ HEADLAMP: Color = (0.95, 0.94, 0.88)
 TAILLAMP: Color = (0.75, 0.07, 0.06)
 AMBER: Color = (0.95, 0.55, 0.08)
 
+SPREAD = 0.05
+"""How far a drawn colour strays from its family, display values."""
+FREE = 0.15
+"""Share of colours drawn from the whole range instead of from a family."""
 _PAINTS: tuple[tuple[float, Color], ...] = (
     (0.19, (0.90, 0.90, 0.89)),
     (0.14, (0.64, 0.65, 0.67)),
@@ -44,42 +46,33 @@ _SURFACES = (
 _SKINS: tuple[Color, ...] = ((0.93, 0.76, 0.66), (0.83, 0.62, 0.49), (0.62, 0.43, 0.32), (0.38, 0.26, 0.20))
 
 
-@dataclass(frozen=True)
-class Palette:
-    """The distribution that colours and textures are drawn from.
+def draw_paint(rng: np.random.Generator) -> Color:
+    """A colour: of a vehicle's body, a house's wall, a box."""
+    if rng.random() < FREE:
+        return _color(rng.uniform(0.1, 0.92, 3))
+    weights = np.array([weight for weight, _ in _PAINTS])
+    base = _PAINTS[int(rng.choice(len(_PAINTS), p=weights / weights.sum()))][1]
+    shade = rng.normal(0.0, SPREAD)
+    return _color(np.array(base) + shade + rng.normal(0.0, SPREAD / 3, 3))
 
-    Attributes:
-        spread: how far a drawn colour strays from its family, display values.
-        free: share of colours drawn from the whole range instead of from a family.
-    """
 
-    spread: float = 0.05
-    free: float = 0.15
+def draw_surface(rng: np.random.Generator) -> tuple[Color, Pattern]:
+    """A colour and a texture."""
+    weights = np.array([weight for weight, _ in _SURFACES])
+    index = int(rng.choice(len(_SURFACES), p=weights / weights.sum()))
+    return draw_paint(rng), _SURFACES[index][1]
 
-    def paint(self, rng: np.random.Generator) -> Color:
-        """A colour: of a vehicle's body, a house's wall, a box."""
-        if rng.random() < self.free:
-            return _color(rng.uniform(0.1, 0.92, 3))
-        weights = np.array([weight for weight, _ in _PAINTS])
-        base = _PAINTS[int(rng.choice(len(_PAINTS), p=weights / weights.sum()))][1]
-        shade = rng.normal(0.0, self.spread)
-        return _color(np.array(base) + shade + rng.normal(0.0, self.spread / 3, 3))
 
-    def surface(self, rng: np.random.Generator) -> tuple[Color, Pattern]:
-        """A colour and a texture."""
-        weights = np.array([weight for weight, _ in _SURFACES])
-        index = int(rng.choice(len(_SURFACES), p=weights / weights.sum()))
-        return self.paint(rng), _SURFACES[index][1]
+def draw_skin(rng: np.random.Generator) -> Color:
+    """A colour of faces and hands."""
+    base = np.array(_SKINS[int(rng.integers(len(_SKINS)))])
+    return _color(base + rng.normal(0.0, 0.03))
 
-    def skin(self, rng: np.random.Generator) -> Color:
-        """A colour of faces and hands."""
-        base = np.array(_SKINS[int(rng.integers(len(_SKINS)))])
-        return _color(base + rng.normal(0.0, 0.03))
 
-    def leaves(self, rng: np.random.Generator) -> Color:
-        """A colour of crowns and bushes."""
-        base = np.array([0.30, 0.42, 0.18]) if rng.random() < 0.8 else np.array([0.55, 0.42, 0.16])
-        return _color(base * rng.uniform(0.75, 1.25) + rng.normal(0.0, 0.02, 3))
+def draw_leaves(rng: np.random.Generator) -> Color:
+    """A colour of crowns and bushes."""
+    base = np.array([0.30, 0.42, 0.18]) if rng.random() < 0.8 else np.array([0.55, 0.42, 0.16])
+    return _color(base * rng.uniform(0.75, 1.25) + rng.normal(0.0, 0.02, 3))
 
 
 def _color(values: np.ndarray) -> Color:

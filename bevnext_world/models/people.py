@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bevnext_world.models.mesh import Color, Mesh, Pattern, merge
-from bevnext_world.models.palette import DARK, GLASS, HEADLAMP, METAL, TAILLAMP, TYRE, Palette
+from bevnext_world.models.palette import DARK, GLASS, HEADLAMP, METAL, TAILLAMP, TYRE, draw_paint, draw_skin
 from bevnext_world.models.solids import arc, box, cylinder, ellipsoid, panel, ring, sheet, strut
 
 Spot = tuple[float, float]
@@ -31,17 +31,17 @@ class Look:
     build: float
 
 
-def draw_look(rng: np.random.Generator, palette: Palette) -> Look:
+def draw_look(rng: np.random.Generator) -> Look:
     """A person drawn from ``rng``."""
     return Look(
-        skin=palette.skin(rng),
-        hair=(0.12, 0.09, 0.07) if rng.random() < 0.6 else palette.paint(rng),
-        top=palette.paint(rng),
-        legs=palette.paint(rng) if rng.random() < 0.4 else (0.15, 0.17, 0.25) if rng.random() < 0.6 else DARK,
+        skin=draw_skin(rng),
+        hair=(0.12, 0.09, 0.07) if rng.random() < 0.6 else draw_paint(rng),
+        top=draw_paint(rng),
+        legs=draw_paint(rng) if rng.random() < 0.4 else (0.15, 0.17, 0.25) if rng.random() < 0.6 else DARK,
         shoes=DARK if rng.random() < 0.7 else (0.85, 0.85, 0.85),
         skirt=bool(rng.random() < 0.15),
         coat=bool(rng.random() < 0.3),
-        bag=palette.paint(rng) if rng.random() < 0.35 else None,
+        bag=draw_paint(rng) if rng.random() < 0.35 else None,
         stride=float(rng.uniform(0.38, 0.55)),
         build=float(rng.uniform(0.88, 1.15)),
     )
@@ -117,11 +117,9 @@ def _seated(look: Look, seat: Spot, bar: Spot, pedal: Spot, top: float, helmet: 
     return parts + _head(look, neck[0] + 0.06, head_z, helmet)
 
 
-def motorcycle(
-    length: float, width: float, height: float, rng: np.random.Generator, palette: Palette, rider: bool
-) -> Mesh:
+def motorcycle(length: float, width: float, height: float, rng: np.random.Generator, rider: bool) -> Mesh:
     """A motorcycle or scooter."""
-    color = palette.paint(rng)
+    color = draw_paint(rng)
     base = min(height, 1.15) if not rider else min(0.68 * height, 1.15)
     wheel = 0.27 * base + 0.02
     front, rear = length / 2 - wheel, -length / 2 + wheel
@@ -160,17 +158,15 @@ def motorcycle(
         parts.append(strut((handle, side * 0.3 * width, bar), (x, y, base), 0.02, DARK))
         parts.append(box((0.03, 0.12, 0.08), (x, y, base - 0.04), DARK))
     if rider:
-        look, hips = draw_look(rng, palette), (middle - 0.15 * length, seat + 0.08)
+        look, hips = draw_look(rng), (middle - 0.15 * length, seat + 0.08)
         hands, feet = (handle, bar + 0.02), (middle, 0.28 * base)
-        parts += _seated(look, hips, hands, feet, height, palette.paint(rng))
+        parts += _seated(look, hips, hands, feet, height, draw_paint(rng))
     return merge(parts)
 
 
-def bicycle(
-    length: float, width: float, height: float, rng: np.random.Generator, palette: Palette, rider: bool
-) -> Mesh:
+def bicycle(length: float, width: float, height: float, rng: np.random.Generator, rider: bool) -> Mesh:
     """A bicycle: open wheels, a frame of tubes."""
-    color = palette.paint(rng)
+    color = draw_paint(rng)
     base = min(height, 1.1) if not rider else min(0.62 * height, 1.1)
     wheel = min(0.21 * length, 0.34 * base)
     front, rear = length / 2 - wheel, -length / 2 + wheel
@@ -198,12 +194,12 @@ def bicycle(
     parts.append(cylinder(0.10, 0.03, (crank[0], 0, crank[1]), "y", METAL, segments=8))
     if rng.random() < 0.35:
         basket = (0.30, 0.34, 0.22), (head[0] + 0.17, 0, bar_z - 0.16)
-        parts.append(box(*basket, palette.paint(rng), Pattern.PLANKS))
+        parts.append(box(*basket, draw_paint(rng), Pattern.PLANKS))
     if rng.random() < 0.5:
         parts.append(box((0.34, 0.12, 0.03), (rear - 0.02, 0, 2 * wheel + 0.05), DARK))
     if rider:
-        look = draw_look(rng, palette)
-        helmet = palette.paint(rng) if rng.random() < 0.5 else None
+        look = draw_look(rng)
+        helmet = draw_paint(rng) if rng.random() < 0.5 else None
         hips, hands, feet = (
             (saddle[0], seat_z + 0.08),
             (head[0], bar_z + 0.03),

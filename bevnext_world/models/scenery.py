@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bevnext_world.models.mesh import Color, Mesh, MeshError, Pattern, merge
-from bevnext_world.models.palette import DARK, GLASS, METAL, Palette
+from bevnext_world.models.palette import DARK, GLASS, METAL, draw_leaves, draw_paint, draw_surface
 from bevnext_world.models.parts import flank
 from bevnext_world.models.solids import arc, box, cylinder, ellipsoid, panel, prism, strut
 
@@ -25,15 +25,14 @@ def _sides(name: str, size: Sequence[float]) -> tuple[float, float, float]:
     return length, width, height
 
 
-def building(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
+def building(size: Sequence[float], rng: np.random.Generator) -> Mesh:
     """A house of length, width, height (x, y, z): windows, a roof, sometimes a set-back upper part."""
     length, width, height = _sides("building", size)
-    palette = palette or Palette()
-    color, surface = palette.surface(rng)
+    color, surface = draw_surface(rng)
     if rng.random() < 0.4:
         color = tuple(np.clip(0.35 + 0.5 * np.array(color), 0, 1).tolist())  # type: ignore[assignment]
     pattern = Pattern.WINDOWS if rng.random() < 0.75 else (Pattern.BRICK if rng.random() < 0.6 else surface)
-    roof = palette.paint(rng)
+    roof = draw_paint(rng)
     kind = rng.random()
     if kind < 0.35 and height < 14 and min(length, width) < 25:  # gabled
         eaves = 0.72 * height
@@ -59,7 +58,7 @@ def building(size: Sequence[float], rng: np.random.Generator, palette: Palette |
     if rng.random() < 0.6 and height > 5:  # shop fronts on the ground floor, on all sides
         for axis, extent, other in ((0, length, width), (1, width, length)):
             for side in (-1.0, 1.0):
-                shop = palette.paint(rng)
+                shop = draw_paint(rng)
                 at = side * (other / 2 + 0.03)
                 band = flank(at, (-extent / 2, extent / 2), (2.9, 3.6))
                 pieces = [panel(band, (0, side, 0), shop, Pattern.BLOTCH)]
@@ -84,11 +83,10 @@ def _blob(
     return ellipsoid(radii, center, color, Pattern.FOLIAGE, segments=segments, rings=rings, jitter=jitter)
 
 
-def tree(height: float, rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
+def tree(height: float, rng: np.random.Generator) -> Mesh:
     """A broad-leaved tree, a conifer or (rarely) a bare one."""
     _sides("tree", (1.0, 1.0, height))
-    palette = palette or Palette()
-    leaves = palette.leaves(rng)
+    leaves = draw_leaves(rng)
     radius = max(0.06, 0.022 * height)
     kind = rng.random()
     if kind < 0.2:  # conifer
@@ -127,10 +125,10 @@ def tree(height: float, rng: np.random.Generator, palette: Palette | None = None
     return merge(parts)
 
 
-def bush(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
+def bush(size: Sequence[float], rng: np.random.Generator) -> Mesh:
     """A bush or, where one side is much longer, a hedge of length, width, height."""
     length, width, height = _sides("bush", size)
-    leaves = (palette or Palette()).leaves(rng)
+    leaves = draw_leaves(rng)
     if max(length, width) > 2.5 * min(length, width):
         return box((length, width, height), (0, 0, height / 2), leaves, Pattern.FOLIAGE, top=0.95)
     parts = []
@@ -140,9 +138,7 @@ def bush(size: Sequence[float], rng: np.random.Generator, palette: Palette | Non
     return merge(parts)
 
 
-def pole(
-    height: float, rng: np.random.Generator, palette: Palette | None = None, kind: str | None = None
-) -> Mesh:
+def pole(height: float, rng: np.random.Generator, kind: str | None = None) -> Mesh:
     """A street lamp (``"lamp"``, its arm along +x), a road sign (``"sign"``, facing +x) or traffic lights.
 
     Args:
@@ -151,7 +147,6 @@ def pole(
         kind: ``"lamp"``, ``"sign"`` or ``"signal"``.
     """
     _sides("pole", (1.0, 1.0, height))
-    palette = palette or Palette()
     kind = kind or ("lamp" if height > 4.5 else str(rng.choice(["sign", "sign", "signal"])))
     shade = float(rng.uniform(0.25, 0.65))
     grey = (shade, shade, shade)
@@ -168,7 +163,7 @@ def pole(
             disc = arc((0.235, 0, height - 0.73 + 0.28 * k), 0.1, 0, 5.2, 6, "x")
             parts.append(panel(disc, (1, 0, 0), color, Pattern.LAMP))
     else:
-        color = palette.paint(rng)
+        color = draw_paint(rng)
         z, x = height - 0.38, 0.06
         sides = int(rng.choice([3, 4, 8, 12]))
         turn = np.pi / 4 if sides == 4 else np.pi / 2
@@ -179,15 +174,14 @@ def pole(
     return merge(parts)
 
 
-def box_clutter(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
+def box_clutter(size: Sequence[float], rng: np.random.Generator) -> Mesh:
     """Something that nobody annotates: a crate, a bin, a container, a bollard, a stack of pallets."""
     length, width, height = _sides("box", size)
-    palette = palette or Palette()
-    color, pattern = palette.surface(rng)
+    color, pattern = draw_surface(rng)
     kind = rng.random()
     if kind < 0.3:  # bin with a lid
         body = box((0.9 * length, 0.9 * width, 0.85 * height), (0, 0, 0.425 * height), color, pattern)
-        lid = box((length, width, 0.15 * height), (0, 0, 0.925 * height), palette.paint(rng), top=0.9)
+        lid = box((length, width, 0.15 * height), (0, 0, 0.925 * height), draw_paint(rng), top=0.9)
         return merge([body, lid])
     if kind < 0.45:
         banded = Pattern.BANDS if rng.random() < 0.5 else pattern
@@ -198,27 +192,27 @@ def box_clutter(size: Sequence[float], rng: np.random.Generator, palette: Palett
         for k in range(3):
             wide = float(rng.uniform(0.75, 1.0)) if k else 1.0
             size, place = (wide * length, wide * width, 0.95 * step), (0, 0, k * step + 0.475 * step)
-            parts.append(box(size, place, palette.paint(rng), Pattern.PLANKS))
+            parts.append(box(size, place, draw_paint(rng), Pattern.PLANKS))
         return merge(parts)
     if kind < 0.7:
         pattern = Pattern.HAZARD
     return box((length, width, height), (0, 0, height / 2), color, pattern)
 
 
-def wall(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
+def wall(size: Sequence[float], rng: np.random.Generator) -> Mesh:
     """A wall of length, width (thickness), height."""
     length, width, height = _sides("wall", size)
-    color, pattern = (palette or Palette()).surface(rng)
+    color, pattern = draw_surface(rng)
     pattern = Pattern.BRICK if rng.random() < 0.4 else pattern
     body = box((length, width, 0.92 * height), (0, 0, 0.46 * height), color, pattern)
     coping = (length, 1.2 * width, 0.08 * height), (0, 0, 0.96 * height)
     return merge([body, box(*coping, (0.6, 0.59, 0.57), Pattern.NOISE)])
 
 
-def fence(size: Sequence[float], rng: np.random.Generator, palette: Palette | None = None) -> Mesh:
+def fence(size: Sequence[float], rng: np.random.Generator) -> Mesh:
     """A fence of length, width (thickness), height: posts and rails that one sees through."""
     length, width, height = _sides("fence", size)
-    color = (palette or Palette()).paint(rng)
+    color = draw_paint(rng)
     count = max(2, round(length / 2.0) + 1)
     parts = [
         box((0.08, max(width, 0.06), height), (x, 0, height / 2), color)

@@ -9,16 +9,16 @@ import numpy as np
 from bevnext_world.models.car import car
 from bevnext_world.models.lorry import trailer, truck
 from bevnext_world.models.mesh import Color, Mesh, Pattern, merge
-from bevnext_world.models.palette import AMBER, DARK, GLASS, HEADLAMP, METAL, TYRE, Palette
+from bevnext_world.models.palette import AMBER, DARK, GLASS, HEADLAMP, METAL, TYRE, draw_paint, draw_surface
 from bevnext_world.models.parts import SHINE, STAND_OFF, both, flank, lamps, pair, wheels
 from bevnext_world.models.solids import arc, box, cylinder, panel, prism, sheet, strut
 
 
-def bus(length: float, width: float, height: float, rng: np.random.Generator, palette: Palette) -> Mesh:
+def bus(length: float, width: float, height: float, rng: np.random.Generator) -> Mesh:
     """A bus or coach: rows of windows, doors on the right."""
     a, b, half = length / 2, -length / 2, width / 2 - 0.025
-    color, pattern = palette.surface(rng)
-    trim = palette.paint(rng)
+    color, pattern = draw_surface(rng)
+    trim = draw_paint(rng)
     floor, top = 0.11 * height, 0.96 * height
     outline = [
         *((b + 0.02, floor), (a - 0.05, floor), (a, 0.35 * height), (a - 0.12, 0.90 * height)),
@@ -52,11 +52,9 @@ def bus(length: float, width: float, height: float, rng: np.random.Generator, pa
     return merge(parts + both(box((0.12, 0.15, 0.4), (a - 0.08, half - 0.06, 0.7 * height), DARK)))
 
 
-def construction_vehicle(
-    length: float, width: float, height: float, rng: np.random.Generator, palette: Palette
-) -> Mesh:
+def construction_vehicle(length: float, width: float, height: float, rng: np.random.Generator) -> Mesh:
     """An excavator on tracks or a wheel loader."""
-    color, pattern = palette.surface(rng)
+    color, pattern = draw_surface(rng)
     if rng.random() < 0.55:
         return _excavator(length, width, height, rng, color, pattern)
     return _loader(length, width, height, color, pattern)
@@ -139,11 +137,11 @@ def _loader(length: float, width: float, height: float, color: Color, pattern: i
     return merge([*parts, cylinder(0.05, 0.2 * height, exhaust, color=DARK, segments=6)])
 
 
-MAKERS: dict[str, Callable[[float, float, float, np.random.Generator, Palette], Mesh]] = {
+MAKERS: dict[str, Callable[[float, float, float, np.random.Generator], Mesh]] = {
     "car": car,
     "truck": truck,
     "bus": bus,
     "trailer": trailer,
     "construction_vehicle": construction_vehicle,
 }
-"""Length, width, height, random state and palette to a mesh, by class."""
+"""Length, width, height, random state to a mesh, by class."""

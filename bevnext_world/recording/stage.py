@@ -10,7 +10,6 @@ import numpy as np
 from bevnext_core.geometry import invert_rigid
 from bevnext_world.models import scenery as scenery_models
 from bevnext_world.models.all_classes import build_object
-from bevnext_world.models.palette import Palette
 from bevnext_world.recording.rig import LIDAR_RANGE, Camera, Rig, turned
 from bevnext_world.renderer.renderer import Renderer
 from bevnext_world.renderer.scene import Ground, Instance, Light
@@ -51,13 +50,11 @@ class Stage:
         self.scenario, self.rig = scenario, rig
         look, light = (np.random.default_rng(child) for child in seed.spawn(2))
         self.light = draw_light(light)
-        palette = Palette()
         self._models = [
             build_object(
                 actor.class_name,
                 actor.size,
                 np.random.default_rng(look.integers(2**63)),
-                palette,
                 rider=actor.rider,
             )
             for actor in scenario.actors
@@ -69,7 +66,7 @@ class Stage:
             ALBEDO_RESOLUTION,
             scenario.outside,
         )
-        scenery = [_scenery(item, palette) for item in scenario.scenery]
+        scenery = [_scenery(item) for item in scenario.scenery]
         self.renderer = Renderer(scenery, ground, self.light, supersample=supersample)
         self._rays, self._beams = rig.lidar_directions()
 
@@ -161,12 +158,12 @@ def draw_light(rng: np.random.Generator) -> Light:
     )
 
 
-def _scenery(item: SceneryItem, palette: Palette) -> Instance:
+def _scenery(item: SceneryItem) -> Instance:
     rng = np.random.default_rng(item.seed)
     if item.kind == "tree":
-        mesh = scenery_models.tree(item.size[2], rng, palette)
+        mesh = scenery_models.tree(item.size[2], rng)
     elif item.kind == "pole":
-        mesh = scenery_models.pole(item.size[2], rng, palette)
+        mesh = scenery_models.pole(item.size[2], rng)
     else:
         build = {
             "building": scenery_models.building,
@@ -175,6 +172,6 @@ def _scenery(item: SceneryItem, palette: Palette) -> Instance:
             "wall": scenery_models.wall,
             "fence": scenery_models.fence,
         }[item.kind]
-        mesh = build(item.size, rng, palette)
+        mesh = build(item.size, rng)
     x, y, yaw = item.pose
     return Instance(mesh, turned(yaw, (x, y, -float(mesh.bounds[0][2]))))

@@ -7,7 +7,6 @@ from bevnext_core.classes import CLASSES
 from bevnext_world.models import scenery as scenery_models
 from bevnext_world.models.all_classes import PHASES, build_object
 from bevnext_world.models.mesh import MeshError, Pattern
-from bevnext_world.models.palette import Palette
 from bevnext_world.renderer.renderer import Renderer
 from bevnext_world.renderer.scene import Ground, Instance, Light
 from bevnext_world.streets.actors import MEAN_SIZES
@@ -29,7 +28,7 @@ SIZES = {
 def draw(name: str, seed: int):
     rng = np.random.default_rng(seed)
     size = np.array(SIZES[name]) * rng.uniform(0.7, 1.3, 3)
-    return size, build_object(name, size, rng, Palette())
+    return size, build_object(name, size, rng)
 
 
 @pytest.mark.parametrize("name", CLASSES)
