@@ -293,14 +293,25 @@ def full2() -> BEVNeXt:
 
 
 @pytest.mark.slow
-def test_full_size_streaming_equals_window(full2: BEVNeXt) -> None:
-    """Two steps of R50 stage 2 at 256x704."""
+def test_full_size_streaming_equals_window(full2: BEVNeXt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of R50 stage 2 at 256x704. Of a window's nine frames seven repeat another: they are encoded once."""
     frames = drive(2)
     stream = detector(full2)
-    for index, frame in enumerate(frames):
-        streamed = stream.step_maps(frame)
+    streamed = [stream.step_maps(frame) for frame in frames]
+    encode, known = stream.model.encode, []
+
+    def once(*given: Tensor) -> EncodedCameras:
+        for inputs, found in known:
+            if all(map(torch.equal, inputs, given)):
+                return found
+        known.append((given, encode(*given)))
+        return known[-1][1]
+
+    monkeypatch.setattr(stream.model, "encode", once)
+    for index, maps in enumerate(streamed):
         window = stream.window_maps(frames[: index + 1][::-1], published=False)
-        assert largest_difference(streamed, window) <= LIMIT
+        assert largest_difference(maps, window) <= LIMIT
+    assert len(known) == 2
 
 
 @pytest.mark.sample
