@@ -225,8 +225,8 @@ class Rig:
         while (left := end - time.monotonic()) > 0:
             self.executor.spin_once(timeout_sec=min(left, 0.05))
 
-    def until(self, condition: Callable[[], Any], timeout: float = 15.0, what: str = "") -> None:
-        """Take messages until ``condition``; fails with the node's output."""
+    def until(self, condition: Callable[[], Any], timeout: float = 60.0, what: str = "") -> None:
+        """Take messages until ``condition``; fails with the node's output. The time is for what never happens."""
         end = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > end:
@@ -378,12 +378,12 @@ class Rig:
             request = ChangeState.Request()
             request.transition.id = transition
             future = client.call_async(request)
-            self.until(future.done, 40.0, "a transition")
+            self.until(future.done, what="a transition")
             return bool(future.result().success)
         finally:
             self.node.destroy_client(client)
 
-    def stop(self, *signals: int, gap: float = 0.05, timeout: float = 15.0) -> int:
+    def stop(self, *signals: int, gap: float = 0.05, timeout: float = 60.0) -> int:
         """Send signals, wait for the end -> exit code."""
         for number in signals or (signal.SIGINT,):
             if self.alive():
@@ -395,7 +395,7 @@ class Rig:
         if self.alive():
             self.process.send_signal(signal.SIGINT)
             try:
-                self.process.wait(10)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -101,11 +101,11 @@ def play_to_node(start, bag: Path, checkpoint: Path, tmp_path: Path, **parameter
         checkpoint=str(checkpoint),
         max_detections=500,
         # two cores, and a network of seconds per frame: nothing may be dropped for being late
-        image_deadline=2.0,
-        transform_deadline=5.0,
+        image_deadline=10.0,
+        transform_deadline=10.0,
         **parameters,
     )
-    rig.until(lambda: rig.value("node", "state") == "active", timeout=60, what="the network to load")
+    rig.until(lambda: rig.value("node", "state") == "active", timeout=300, what="the network to load")
     rig.spin(0.3)
     output = (tmp_path / "player.txt").open("w")
     player = subprocess.Popen(
@@ -115,8 +115,8 @@ def play_to_node(start, bag: Path, checkpoint: Path, tmp_path: Path, **parameter
         stdout=output,
         stderr=subprocess.STDOUT,
     )
-    rig.until(lambda: len(rig.detections) == 4 == len(rig.boxes), timeout=90, what="four frames from the bag")
-    assert player.wait(20) == 0, (tmp_path / "player.txt").read_text()
+    rig.until(lambda: len(rig.detections) == 4 == len(rig.boxes), timeout=300, what="four frames from the bag")
+    assert player.wait(120) == 0, (tmp_path / "player.txt").read_text()
     rig.fresh()
     assert rig.drops() == {} and rig.accounted()
     return rig
