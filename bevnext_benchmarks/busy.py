@@ -18,13 +18,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bevnext_core.files import Parser
 from bevnext_core.threads import WAITING, usable_cores
 
 WAYS: dict[str, dict[str, str]] = {"spin": {}, "passive": WAITING}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = Parser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--beside", type=int, nargs="+", default=[0, 2, 4, 8], help="busy processes")
     parser.add_argument("--steps", type=int, default=30)

@@ -9,7 +9,6 @@ wait.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bevnext_core.files import Parser
 from bevnext_ros.node.worker import STAGES
 from tests.ros import harness
 from tests.ros.harness import DELAY_MS, MS, NAMES, START, Rig
@@ -61,7 +61,7 @@ def measure(frames: int, interval: float, wait: float, checkpoint: str = "") -> 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = Parser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--frames", type=int, default=600)
     parser.add_argument("--rate", type=float, default=10.0, help="Hz")
     parser.add_argument("--wait", type=float, default=0.05, help="s that the stand-in detector waits")

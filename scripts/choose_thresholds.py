@@ -9,7 +9,6 @@ from the development split of the synthetic world.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 
@@ -20,6 +19,7 @@ from nuscenes.eval.detection.evaluate import DetectionEval
 from bevnext_core.classes import CLASSES
 from bevnext_core.datasets.nuscenes import load_tables
 from bevnext_core.evaluation.metric import METRIC
+from bevnext_core.files import Parser
 
 WEIGHT = 0.5
 MATCH = 2.0
@@ -35,7 +35,7 @@ def best_threshold(precision: np.ndarray, recall: np.ndarray, confidence: np.nda
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="the lowest score to draw of each class, where F0.5 is best")
+    parser = Parser(description="the lowest score to draw of each class, where F0.5 is best")
     for name in ("--dataroot", "--version", "--split", "--submission"):
         parser.add_argument(name, required=True)
     args = parser.parse_args(argv)

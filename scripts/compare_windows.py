@@ -14,6 +14,7 @@ import numpy as np
 
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detector import Detector
+from bevnext_core.files import Parser
 from bevnext_core.network.heads import REGRESSION
 from bevnext_core.streaming.decode import BoxSet, boxes_from_maps
 
@@ -31,7 +32,7 @@ def match(found: BoxSet, reference: BoxSet) -> tuple[int, float, int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataroot", required=True)
     parser.add_argument("--version", default="v1.0-mini")
     parser.add_argument("--scene", default="scene-0103")

@@ -26,6 +26,7 @@ import numpy as np  # noqa: E402
 from bevnext_core.boxes import wrap_angle  # noqa: E402
 from bevnext_core.detections import Detections  # noqa: E402
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
+from bevnext_core.files import Parser  # noqa: E402
 from bevnext_world.cli.demo import add_drive_arguments, demo_weights  # noqa: E402
 from bevnext_world.demo.drive import Drive, prepare_drive  # noqa: E402
 from scripts.ros_self_check import isolate, stop  # noqa: E402
@@ -284,7 +285,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = Parser(description=str(__doc__).splitlines()[0])
     add_drive_arguments(parser)
     try:
         return run(parser.parse_args())

@@ -15,6 +15,7 @@ import numpy as np
 from bevnext_core.classes import CLASSES
 from bevnext_core.detections import Detections
 from bevnext_core.draw.cameras import draw_frame, write_picture
+from bevnext_core.files import Parser
 from tests.rig import drive
 
 # x, y, z, length, width, height, yaw, vx, vy; and the class
@@ -31,7 +32,7 @@ BOXES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bevnext_benchmarks import busy, latency
+from bevnext_benchmarks.gpu import __main__ as gpu
 from bevnext_core.checkpoint import import_published, load_checkpoint, save_checkpoint
 from bevnext_core.cli import registry
 from bevnext_core.cli.main import COMMANDS, main
@@ -22,6 +25,7 @@ from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagWriter
 from bevnext_ros.node.detector_factory import make_detector
 from bevnext_ros.node.parameters import make_options
+from scripts import choose_thresholds, compare_windows, demo_ros, draw_conventions
 from tests.published import build
 from training import ablate, evaluate, train
 
@@ -92,14 +96,18 @@ def test_the_command_line_uses_that_parser(home: Path, capsys: pytest.CaptureFix
     assert "valid, 'from_home'" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("module", [train, evaluate, ablate])
-def test_scripts_of_training_expand_it(module: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SCRIPTS = [train, evaluate, ablate, busy, gpu, latency, choose_thresholds, compare_windows, demo_ros, draw_conventions]
+
+
+@pytest.mark.parametrize("module", SCRIPTS)
+def test_scripts_expand_it(module: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[argparse.ArgumentParser] = []
     whole = Parser.parse_known_args  # parse_args goes through it too
     monkeypatch.setattr(
         Parser, "parse_known_args", lambda self, *rest: (seen.append(self), whole(self, *rest))[1]
     )
+    monkeypatch.setattr(sys, "argv", ["script", "--help"])
     with pytest.raises(SystemExit):
-        module.main(["--help"])
+        module.main()
     for action in texts(seen[0]):
         assert seen[0]._get_values(action, ["~/x"]) in (f"{home}/x", [f"{home}/x"]), action.option_strings

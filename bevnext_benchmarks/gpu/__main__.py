@@ -12,7 +12,6 @@ What this file imports is the standard library alone.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -25,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bevnext_core.files import Parser
 from bevnext_core.threads import prepare_threads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,7 +136,7 @@ def written(report: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = Parser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--goldens", default="", help="folder of the complete reference outputs")

@@ -173,11 +173,11 @@ def test_shared_memory_profile_is_used(ros):
 
 def test_whoever_names_the_profile_of_one_fast_dds_names_the_other_s():
     """Fast DDS 3 reads FASTDDS_..., Fast DDS 2 (Humble, Jazzy) reads FASTRTPS_... only."""
-    folders = ("bevnext_benchmarks", "bevnext_ros", "config", "docs", "scripts", "tests")
+    folders = ("bevnext_benchmarks", "bevnext_ros", "config", "docs", "launch", "scripts", "tests")
     files = [ROOT / "README.md", *(path for name in folders for path in (ROOT / name).rglob("*.*"))]
     named = {}
     for path in files:
-        if path.suffix in (".md", ".py", ".xml", ".yaml") and path.name != "test_launch.py":
+        if path.suffix in (".md", ".py", ".xml", ".yaml"):
             found = set(re.findall(r"FAST(\w+)_DEFAULT_PROFILES_FILE", path.read_text()))
             if found:
                 named[path.name] = found

@@ -264,3 +264,59 @@ def test_a_slow_detector_shows_in_the_diagnostics(start):
     rig.drive(4, first=2)
     rig.until(lambda: rig.status("latency").get("level") == 2, what="an error")
     assert "in a row took more than 0.1 s" in rig.status("latency")["message"]
+
+
+SILENT = {
+    "no transforms": ({"poses": False}, {}, "transform_not_connected", ""),
+    "rubbish": ({}, {"data": b"rubbish" * 20}, "bad_image", "cam_back"),
+    "zeros": ({}, {"data": bytes(500)}, "bad_image", "cam_back"),
+}
+
+
+@pytest.mark.parametrize("fault", SILENT)
+def test_no_output_although_images_come_is_an_error_that_names_the_cause_until_it_is_healed(start, fault):
+    sweep, changes, cause, bad = SILENT[fault]
+    rig = start(no_output_after=0.5, transform_deadline=0.1, missing_camera="skip")
+    rig.ready()
+    stamp = START
+
+    def drive(healthy: bool) -> None:
+        nonlocal stamp
+        stamp += 100 * MS
+        rig.sweep(stamp, skip=() if healthy or not bad else (bad,), **({} if healthy else sweep))
+        if bad and not healthy:
+            rig.publish_image(bad, stamp + DELAY_MS[bad] * MS, **changes)
+
+    def is_error() -> bool:
+        drive(False)
+        return rig.status("node").get("level") == 2 and cause in rig.status("node")["message"]
+
+    rig.until(is_error, what=f"an error that names {cause}")
+    assert "although images come" in rig.status("node")["message"] and not rig.detections
+    if bad:
+        cameras = rig.status("cameras")
+        assert cameras["level"] > 0 and bad in cameras["message"], cameras
+
+    def is_healed() -> bool:
+        drive(True)
+        return rig.detections and rig.status("node")["level"] == rig.status("cameras")["level"] == 0
+
+    rig.until(is_healed, what="diagnostics that are well again")
+
+
+def test_a_camera_with_refused_camera_infos_alone_is_not_ok(start):
+    rig = start(no_output_after=0.5, transform_deadline=0.1)
+    rig.ready(infos=False)
+    stamp = START
+
+    def is_error() -> bool:
+        nonlocal stamp
+        stamp += 100 * MS
+        for name in NAMES:
+            rig.publish_info(name, np.zeros((3, 3)) if name == "cam_back" else None)
+        rig.sweep(stamp)
+        return rig.status("node").get("level") == 2
+
+    rig.until(is_error, what="an error")
+    assert "no_camera_info" in rig.status("node")["message"]
+    assert rig.status("cameras")["level"] > 0 and "cam_back" in rig.status("cameras")["message"]
