@@ -67,8 +67,10 @@ def _torch() -> Iterator[tuple[str, str]]:
         yield f"cuda:{index}", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, capability {capability}"
     from bevnext_core.ops.bev_pool import bev_pool_form
     from bevnext_core.ops.crf import mean_field_form
+    from bevnext_core.precision import precision_text
 
     for device in ("cpu", "cuda")[: 2 if cards else 1]:
+        yield f"precision auto, {device}", precision_text("auto", device)
         for what, form in (("BEV pooling", bev_pool_form), ("CRF", mean_field_form)):
             yield f"{what}, {device}", _or_why_not(partial(form, device))
 

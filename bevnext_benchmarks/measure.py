@@ -25,6 +25,7 @@ from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.export.noise_drive import drive_frame
 from bevnext_core.ops.bev_pool import plain as bev_pool
 from bevnext_core.ops.crf import plain as crf
+from bevnext_core.precision import AnyPrecision
 
 MODES = ("streaming", "window", "single")
 STAGES = ("encode", "plan", "lift", "detect", "decode")
@@ -64,7 +65,7 @@ class Case:
     compiled: str | None = None
     compile: str | None = None
     plain: bool = False
-    precision: str = "fp32"
+    precision: AnyPrecision = "fp32"
     device: str = "cpu"
     threads: int = 1
     seconds: float = 15.0
@@ -76,7 +77,7 @@ def measure(case: Case) -> dict[str, Any]:
     if case.plain:
         os.environ |= {"BEVNEXT_BEV_POOL": "plain", "BEVNEXT_CRF": "plain"}
     given: dict[str, Any] = {"compile": True, "compile_mode": case.compile} if case.compile else {}
-    options = DetectorOptions(fused=not case.plain, precision=case.precision, **given)  # type: ignore[arg-type]
+    options = DetectorOptions(fused=not case.plain, precision=case.precision, **given)
     if case.checkpoint:
         detector = Detector.from_checkpoint(case.checkpoint, case.device, options, compiled=case.compiled)
     else:

@@ -11,7 +11,7 @@ import numpy as np
 from bevnext_benchmarks.measure import COMPONENTS, STAGES
 from bevnext_core.errors import BevnextError
 
-FORMAT = "bevnext-benchmark-3"
+FORMAT = "bevnext-benchmark-4"
 SAME = ("machine", "device", "threads", "network", "precision")
 """What must be equal for a ratio to speak of the code alone."""
 
@@ -44,7 +44,7 @@ def title(results: dict[str, Any]) -> str:
     where = results["environment"]
     forms = ", ".join(f"{name}: {form}" for name, form in results["forms"].items())
     return (
-        f"{results['network']}, {results['precision']}, {where['machine']}, {results['threads']} threads, "
+        f"{results['network']}, {results['precision_asked']}, {where['machine']}, {results['threads']} threads, "
         f"load {where['load']:g}, revision {where['revision'] or '-'}, {where['date'][:10]}\n{forms}"
     )
 

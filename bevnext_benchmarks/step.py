@@ -26,6 +26,7 @@ from bevnext_core.config import ModelConfig, load_config, published_config
 from bevnext_core.device import find_device
 from bevnext_core.errors import BevnextError, one_line
 from bevnext_core.files import atomic_path
+from bevnext_core.precision import PRECISIONS, precision_text, resolve_precision
 from bevnext_core.streaming.acceleration import CompileMode
 
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plain", action="store_true", help="plain PyTorch in place of this project's own operators"
     )
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument(
@@ -71,14 +72,15 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError(f"--modes: unknown {', '.join(unknown)}; known are {', '.join(MODES)}")
     if args.compiled and not args.checkpoint:
         raise BevnextError("--compiled needs --checkpoint, the weights that the package was made from")
-    find_device(args.device)
+    device = find_device(args.device)
     config = _config(args)
     threads = args.threads or torch.get_num_threads()
     results: dict[str, Any] = {
         "format": FORMAT,
         "environment": environment(args.device),
         "network": config.name,
-        "precision": args.precision,
+        "precision": resolve_precision(args.precision, device),
+        "precision_asked": precision_text(args.precision, device),
         "threads": threads,
         "modes": {},
     }

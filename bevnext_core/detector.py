@@ -27,7 +27,8 @@ from bevnext_core.export.package import ExportedNetwork, load_package
 from bevnext_core.frame import CameraFrame
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.network.inference import DTYPES, Precision, autocast, for_inference
+from bevnext_core.network.inference import DTYPES, autocast, for_inference
+from bevnext_core.precision import AnyPrecision, ieee_fp32, precision_text, resolve_precision
 from bevnext_core.streaming.acceleration import CompileMode, accelerated
 from bevnext_core.streaming.calibration_watch import CalibrationWatch
 from bevnext_core.streaming.decode import boxes_from_maps
@@ -45,7 +46,8 @@ Cameras = tuple[RigState, EncodedCameras]
 class DetectorOptions:
     """
     Attributes:
-        precision: of the convolutions; geometry and CRF are always fp32.
+        precision: of the convolutions; ``auto``: see :func:`~bevnext_core.precision.resolve_precision`. Geometry and
+            CRF are always fp32. fp32 is IEEE fp32 on a GPU too, not TF32.
         cameras: the rig's camera names in the order of the network's cameras, when they are not the same.
         history: what is kept, and when it is forgotten.
         fused: run a copy of the network whose convolutions do the work of the norms, activations and sums that
@@ -58,7 +60,7 @@ class DetectorOptions:
             is, and one line in the log says so.
     """
 
-    precision: Precision = "fp32"
+    precision: AnyPrecision = "fp32"
     cameras: tuple[str, ...] | None = None
     history: HistoryOptions = field(default_factory=HistoryOptions)
     fused: bool = True
@@ -77,11 +79,12 @@ class Detector:
         self.options = options or DetectorOptions()
         self.config: ModelConfig = model.config
         self.device = find_device(device)
+        self.precision = resolve_precision(self.options.precision, self.device)
         self.model = model.to(self.device).eval()
         if self.options.fused:
-            self.model = for_inference(self.model, precision=self.options.precision)
+            self.model = for_inference(self.model, precision=self.precision)
         if self.options.compile:
-            self.model = accelerated(self.model, self.options.precision, self.options.compile_mode)
+            self.model = accelerated(self.model, self.precision, self.options.compile_mode)
         self.cameras = self.options.cameras or self.config.cameras
         if len(self.cameras) != len(self.config.cameras):
             raise ConfigError(
@@ -113,9 +116,14 @@ class Detector:
         """
         model = load_checkpoint(path, expected)
         if compiled is not None:
-            precision = (options or DetectorOptions()).precision
-            model = ExportedNetwork(model, load_package(compiled, find_device(device), precision))
+            where = find_device(device)
+            precision = resolve_precision((options or DetectorOptions()).precision, where)
+            model = ExportedNetwork(model, load_package(compiled, where, precision))
         return cls(model, device, options)
+
+    def __repr__(self) -> str:
+        precision = precision_text(self.options.precision, self.device)
+        return f"{type(self).__name__}({self.config.name}, {self.device}, {precision})"
 
     # -------------------------------------------------------------------------------------- streaming
     def step(self, frame: CameraFrame) -> Detections:
@@ -160,7 +168,7 @@ class Detector:
         states, own, images, colors = zip(*prepared, strict=True)
         geometry = CameraGeometry.cat([state.geometry_in(frames[0].global_from_ego) for state in states])
         parameters = None if published else self._upload(CameraGeometry.cat(own).camera_parameters())
-        with autocast(self.device, self.options.precision):
+        with self._computing({}, "window"):
             return self.model(
                 torch.stack(images)[None],
                 torch.stack(colors)[None],
@@ -190,26 +198,32 @@ class Detector:
         reason, self._reset_reason = self._reset_reason, ""
         self._calibration.note(frame)
 
-        with _timed(seconds, "encode"), autocast(self.device, self.options.precision):
+        with self._computing(seconds, "encode"):
             present = self.model.encode(images, colors, parameters)
         slots = self._history.select(frame.stamp_ns)
         past = [slot.item for slot in slots if slot is not None]
         # The present stands in for what is missing.
         filled = iter(range(1, len(slots) + 1))
         order = [0, *(0 if slot is None else next(filled) for slot in slots)]
-        with _timed(seconds, "lift"), autocast(self.device, self.options.precision):
+        with self._computing(seconds, "lift"):
             geometry = CameraGeometry.cat([geometry, *(old.geometry_in(frame.global_from_ego) for old, _ in past)])
             poses = geometry.ego_from_camera()[0, order].numpy()
             geometry = self._upload.geometry(geometry)
             lifted = self._lift([(state, present), *past], geometry)
             bev = torch.cat([lifted[index] for index in order], 1)
-        with _timed(seconds, "detect"), autocast(self.device, self.options.precision):
+        with self._computing(seconds, "detect"):
             maps = self.model.detect(bev, present, geometry.frame(0))
 
-        dtype = DTYPES[self.options.precision]
+        dtype = DTYPES[self.precision]
         kept = EncodedCameras(present.depth.to(dtype), present.context.to(dtype))
         self._history.push(frame.stamp_ns, frame.global_from_ego, (state, kept))
         return maps, StepInfo(tuple(slot.stamp_ns if slot else 0 for slot in slots), reason, seconds, poses)
+
+    @contextmanager
+    def _computing(self, seconds: dict[str, float], name: str) -> Iterator[None]:
+        """Where the network runs: in its precision, timed."""
+        with _timed(seconds, name), autocast(self.device, self.precision), ieee_fp32(self.device):
+            yield
 
     def _prepare(self, frame: CameraFrame) -> tuple[RigState, CameraGeometry, Tensor, Tensor]:
         """What the network takes of one frame, but for what is encoded.

@@ -101,9 +101,10 @@ def detect_directly(drive: Drive, checkpoint: Path) -> tuple[dict[int, Detection
     """The detector fed with the data set's frames -> boxes by stamp, and the seconds per frame."""
     from tqdm import tqdm
 
-    from bevnext_core.detector import Detector
+    from bevnext_core.detector import Detector, DetectorOptions
 
-    detector = Detector.from_checkpoint(checkpoint, "auto")
+    # in the node's precision
+    detector = Detector.from_checkpoint(checkpoint, "auto", DetectorOptions(precision="auto"))
     reader = drive.reader(detector.config)
     found, seconds = {}, 0.0
     for ref in tqdm(reader.refs(drive.scene), desc="detector alone", unit="frame", disable=None):

@@ -22,7 +22,7 @@ from bevnext_ros.node.parameters import make_options
 from tests.rig import drive
 
 by_hand = Detector.from_checkpoint(sys.argv[1])
-by_node = make_detector(make_options({"checkpoint": sys.argv[1], "device": "cpu"}, ""))
+by_node = make_detector(make_options({"checkpoint": sys.argv[1], "device": "cpu", "precision": "fp32"}, ""))
 for frame in drive(2):
     found, expected = by_node.step(frame), by_hand.step(frame)
     assert len(found) and (found.boxes == expected.boxes).all()

@@ -17,6 +17,7 @@ from bevnext_core.detections import FrameDetector
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
 from bevnext_core.evaluation.inference import detect_frames
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
+from bevnext_core.precision import PRECISIONS
 
 
 @dataclass
@@ -56,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_arguments(parser, "submission.json, pictures, videos")
     add("--sweeps", action="store_true", help="every camera record (12 Hz), not only key frames")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    add("--precision", choices=("fp32", "bf16", "fp16"), default=None, help="default: fp32")
+    meaning = "of the convolutions (default: fp32; with --bag the parameter's); auto: as bevnext doctor says"
+    add("--precision", choices=PRECISIONS, help=meaning)
     add(
         "--compile",
         nargs="?",
@@ -86,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
     options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
+    print(f"bevnext: {detector}", file=sys.stderr)
     choice = {"scenes": args.scene, "split": args.split, "sweeps": args.sweeps}
     reader = NuScenesReader.of(detector.config, args.dataroot, args.version, **choice)
     summary = detect(reader, detector, out, pictures=not args.no_pictures, score_threshold=args.score_threshold)

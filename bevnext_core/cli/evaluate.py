@@ -8,6 +8,7 @@ import sys
 from bevnext_core.cli.dataset import add_dataset_arguments
 from bevnext_core.cli.registry import extension
 from bevnext_core.errors import BevnextError, DatasetError
+from bevnext_core.precision import PRECISIONS, precision_text
 
 DETECTING = ("mode", "precision", "device", "submission_out", "shuffle_images")
 """Options that only make sense where this command detects."""
@@ -30,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --checkpoint: encode the whole window of every key frame, with the present one's colours and "
         "camera parameters, as published (window, the default), or each frame once, as the node does",
     )
-    add("--precision", choices=("fp32", "bf16", "fp16"), help="with --checkpoint (default: fp32)")
+    meaning = "with --checkpoint (default: fp32); auto: as bevnext doctor says"
+    add("--precision", choices=PRECISIONS, help=meaning)
     add("--device", help="with --checkpoint: cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     add("--submission-out", metavar="FILE", help="with --checkpoint: keep the submission here")
     add(
@@ -80,14 +82,12 @@ def _evaluate_network(args: argparse.Namespace) -> int:
     from bevnext_core.evaluation.inference import Mode, ShuffledImages, detect_scenes
     from bevnext_core.evaluation.metric import evaluate, report
     from bevnext_core.evaluation.submission import make_submission, write_submission
-    from bevnext_core.network.inference import Precision
 
     mode: Mode = args.mode or "window"
-    precision: Precision = args.precision or "fp32"
     outside = [scene for scene in args.scene or () if scene not in split_scenes(args.eval_set)]
     if outside:
         raise DatasetError(f"the split '{args.eval_set}' has no scene '{outside[0]}'")
-    options = DetectorOptions(precision=precision)
+    options = DetectorOptions(precision=args.precision or "fp32")
     detector = Detector.from_checkpoint(args.checkpoint, args.device or "auto", options)
     kind = ShuffledImages if args.shuffle_images else NuScenesReader
     choice = {"scenes": args.scene} if args.scene else {"split": args.eval_set}
@@ -113,12 +113,13 @@ def _evaluate_network(args: argparse.Namespace) -> int:
         print(f"bevnext: warning: sample {token} could not be read and has no boxes: {reason}", file=sys.stderr)
     scored.summary["inference"] = {
         "mode": mode,
-        "precision": precision,
+        "precision": detector.precision,
         "checkpoint": args.checkpoint,
         "model": detector.config.name,
         "unreadable_frames": len(faults),
         "shuffled_images": args.shuffle_images,
     }
+    precision = precision_text(detector.options.precision, detector.device)
     published = " (as published)" if mode == "window" else ""
     control = ", control with shuffled images" if args.shuffle_images else ""
     print(f"{detector.config.name}, mode {mode}{published}, {precision}{control}")

@@ -16,7 +16,8 @@ from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.export.package import ExportedNetwork, example_inputs, export_package, load_package
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.network.inference import DTYPES, autocast
+from bevnext_core.network.inference import autocast
+from bevnext_core.precision import PRECISIONS, ieee_fp32, precision_text, resolve_precision
 
 LIMITS = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 """Largest relative L2 difference to the eager network that a package may have, by precision."""
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="X.pt2: a compiled package; X.onnx: three ONNX files, X.encode.onnx, X.lift.onnx and X.detect.onnx",
     )
     add("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
-    add("--precision", choices=tuple(DTYPES), default="fp32", help="of the convolutions (default: %(default)s)")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the convolutions (default: %(default)s)")
     fixed = "ONNX: no shape depends on data, as TensorRT wants it (docs/deployment.md)"
     add("--fixed-shapes", action="store_true", help=fixed)
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if suffix == ".onnx":
         from bevnext_core.export.onnx import export_onnx
 
-        if args.precision == "bf16" or device.type != "cpu":
+        if args.precision not in ("fp32", "fp16") or device.type != "cpu":
             raise BevnextError("ONNX files are written in fp32 or fp16, on the CPU, for any device")
         model = load_checkpoint(args.checkpoint).eval()
         for path, difference in export_onnx(model, args.out, args.precision, args.fixed_shapes).items():
@@ -59,15 +60,17 @@ def run(args: argparse.Namespace) -> int:
             compared = "not compared (no onnxruntime)" if difference is None else f"{difference:.1e}"
             print(f"{path}: {size:.1f} MiB, largest relative difference {compared}")
         return 0
+    precision = resolve_precision(args.precision, device)
     model = load_checkpoint(args.checkpoint).to(device).eval()
     start = time.perf_counter()
-    export_package(model, args.out, *inputs(model, 0), args.precision)
+    export_package(model, args.out, *inputs(model, 0), precision)
     took = time.perf_counter() - start
-    print(f"{args.out}: {os.path.getsize(args.out) / 2**20:.1f} MiB, compiled in {took:.0f} s")
-    network = ExportedNetwork(model, load_package(args.out, device, args.precision))
-    difference = largest_difference(model, network, args.precision)
-    print(f"largest relative difference to the network: {difference:.1e} (limit {LIMITS[args.precision]:.0e})")
-    if not difference <= LIMITS[args.precision]:
+    size, text = os.path.getsize(args.out) / 2**20, precision_text(args.precision, device)
+    print(f"{args.out}: {size:.1f} MiB, {text}, compiled in {took:.0f} s")
+    network = ExportedNetwork(model, load_package(args.out, device, precision))
+    difference = largest_difference(model, network, precision)
+    print(f"largest relative difference to the network: {difference:.1e} (limit {LIMITS[precision]:.0e})")
+    if not difference <= LIMITS[precision]:
         raise BevnextError(f"{args.out} does not compute what the network does: do not use it")
     return 0
 
@@ -84,7 +87,7 @@ def largest_difference(model: BEVNeXt, network: ExportedNetwork, precision: str)
     # One camera masked: a package must not depend on all of them seeing something.
     geometry.valid[..., -1] = False
     examples = example_inputs(model, images, colors, geometry, precision)
-    with autocast(images.device, precision):
+    with autocast(images.device, precision), ieee_fp32(images.device):
         encoded = [part.encode(*examples["encode"]) for part in (model, network)]
         bev = examples["detect"][0]
         maps = [part.detect(bev, encoded[0], geometry) for part in (model, network)]

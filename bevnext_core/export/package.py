@@ -26,8 +26,9 @@ from bevnext_core.errors import BevnextError
 from bevnext_core.files import atomic_path, user_path
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.network.inference import Precision, autocast, for_inference
+from bevnext_core.network.inference import autocast, for_inference
 from bevnext_core.network.programs import DetectProgram, EncodeProgram, ProgramNetwork, geometry_tensors
+from bevnext_core.precision import Precision, ieee_fp32
 
 FORMAT = "bevnext-package-2"
 PROGRAMS = ("encode", "detect")
@@ -84,7 +85,7 @@ def export_package(
     folded = for_inference(model, packed=False, precision=precision)
     examples = example_inputs(folded, images, colors, geometry, precision)
     programs = zip(PROGRAMS, (EncodeProgram, DetectProgram), strict=True)
-    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+    with torch.no_grad(), ieee_fp32(images.device), tempfile.TemporaryDirectory() as folder:
         for name, kind in programs:
             program = kind(folded, precision, images.device.type)
             compile_program(program, examples[name], Path(folder) / f"{name}.pt2")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +18,8 @@ from torchvision.models.resnet import Bottleneck
 from bevnext_core.network.backbone import ResNet50
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.layers import ResidualBlock
+from bevnext_core.precision import Precision
 
-Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -29,7 +29,7 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
     if not path:
         raise CheckpointError("no checkpoint is given: set the parameter 'checkpoint' to a file or a name")
     settings = DetectorOptions(
-        precision=options.precision,  # type: ignore[arg-type]  # checked by the table of parameters
+        precision=options.precision,
         compile=options.compile,
         compile_mode=options.compile_mode,  # type: ignore[arg-type]
         history=HistoryOptions(max_gap=options.history_max_gap),

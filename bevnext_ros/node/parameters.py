@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field
 
 from bevnext_core.errors import ConfigError
+from bevnext_core.precision import AnyPrecision
 from bevnext_core.strict import choices, from_mapping, model, model_fields, suggestion, to_mapping
 from bevnext_ros.node.parameter_file import ParameterFile
 
@@ -37,7 +38,7 @@ class Options:
     checkpoint: str = _p("", "the network's file, or the name of published weights (bevnext weights)")
     model: str = _p("", "a model configuration (YAML) that the checkpoint must agree with; empty: any")
     device: str = _p("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one")
-    precision: Literal["fp32", "bf16", "fp16"] = _p("fp32", "of the convolutions")
+    precision: AnyPrecision = _p("auto", "of the convolutions; auto: as bevnext doctor says")
     compile: bool = _p(False, "run the network through torch.compile; the first frame takes a minute or more")
     compile_mode: Literal["default", "reduce-overhead", "graphs"] = _p(
         "default", "with compile: torch.compile alone or with CUDA graphs, or CUDA graphs alone"

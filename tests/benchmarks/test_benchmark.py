@@ -185,6 +185,7 @@ def results(seconds: float, **changes: Any) -> dict[str, Any]:
         "threads": 2,
         "forms": {"CRF": "c++"},
         "precision": "fp32",
+        "precision_asked": "fp32",
         "modes": {"streaming": mode, "window": copy.deepcopy(mode)},
     }
     found["environment"] |= {name: changes.pop(name) for name in list(changes) if name in found["environment"]}

@@ -22,13 +22,23 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.network import view_transform
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
-from bevnext_core.network.inference import DTYPES, Precision, for_inference
+from bevnext_core.network.inference import DTYPES, for_inference
+from bevnext_core.precision import (
+    AnyPrecision,
+    Precision,
+    bf16_unit,
+    ieee_fp32,
+    precision_text,
+    resolve_precision,
+)
 from bevnext_core.streaming.decode import BoxSet, boxes_from_maps
 from tests.paths import BUNDLED
 from tests.published import build, geometry_from, load_reference, window_inputs
+from tests.rig import drive
 
 MEASURED = {
     torch.bfloat16: {
@@ -62,8 +72,13 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def network() -> BEVNeXt:
-    return for_inference(build("small2"), packed=False)
+def trained() -> BEVNeXt:
+    return build("small2")
+
+
+@pytest.fixture(scope="module")
+def network(trained: BEVNeXt) -> BEVNeXt:
+    return for_inference(trained, packed=False)
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +147,28 @@ class Casts(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_weights_are_rounded_once(geometry: CameraGeometry, network: BEVNeXt, precision: Precision) -> None:
+def test_weights_are_rounded_once(
+    geometry: CameraGeometry, trained: BEVNeXt, network: BEVNeXt, precision: Precision
+) -> None:
     """And nothing else changes: the maps are those of weights that are rounded at every call, bit for bit."""
     results = []
-    for model, casts in ((network, True), (for_inference(build("small2"), precision=precision), False)):
+    for model, casts in ((network, True), (for_inference(trained, precision=precision), False)):
         with Casts() as counted:
             results.append(run(model, geometry, DTYPES[precision]))
         assert (counted.count > 100) == casts and (counted.count == 0) != casts
     for ours, theirs in zip(results[0].maps.tasks, results[1].maps.tasks, strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert torch.equal(results[0].encoded.depth, results[1].encoded.depth)
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("bf16", True), ("fp16", True), ("bf16", False)])
+def test_a_step_casts_no_weights(trained: BEVNeXt, precision: Precision, fused: bool) -> None:
+    detector = Detector(trained, options=DetectorOptions(precision=precision, fused=fused))
+    first, second = drive(2)
+    detector.step(first)
+    with Casts() as counted:
+        detector.step(second)
+    assert (counted.count == 0) == fused  # the plain network's are cast at every call
 
 
 @pytest.mark.parametrize("form", ["c++", "plain"])
@@ -159,3 +186,64 @@ def test_plans_and_distributions_stay_in_fp32(
         depth = network.crf(logits, torch.zeros(1, 3, 4, 6))
     assert torch.equal(found.cells, expected.cells) and found.depth_shape == expected.depth_shape
     assert depth.dtype == torch.float32
+
+
+# -------------------------------------------------------------------------------------------- auto
+@pytest.mark.parametrize(
+    ("units", "expected", "text"),
+    [
+        (("_is_amx_tile_supported", "_is_avx512_bf16_supported"), "bf16", "bf16 (auto: AMX)"),
+        (("_is_avx512_bf16_supported",), "bf16", "bf16 (auto: AVX512-BF16)"),
+        ((), "fp32", "fp32 (auto: no AVX512-BF16, no AMX)"),
+    ],
+)
+def test_auto_is_what_the_processor_computes_in(
+    units: tuple[str, ...], expected: str, text: str, trained: BEVNeXt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda has=name in units: has)
+    assert resolve_precision("auto", "cpu") == expected and precision_text("auto", "cpu") == text
+    assert resolve_precision("auto", "cuda:0") == "fp16" and precision_text("auto", "cuda:0") == "fp16 (auto: CUDA)"
+    detector = Detector(trained, options=DetectorOptions(precision="auto"))
+    assert detector.precision == expected and repr(detector) == f"Detector(small_stage2, cpu, {text})"
+    assert {weight.dtype for weight in detector.model.backbone.parameters()} == {DTYPES[expected]}
+
+
+def test_what_is_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    precisions: tuple[AnyPrecision, ...] = ("fp32", "bf16", "fp16")
+    for precision in precisions:
+        assert resolve_precision(precision, "cpu") == resolve_precision(precision, "cuda") == precision
+        assert precision_text(precision, "cpu") == precision
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert bf16_unit() == "" and resolve_precision("auto", "cpu") == "fp32"
+
+
+# -------------------------------------------------------------------------------------------- fp32 is IEEE fp32
+def tf32_settings() -> tuple[str, ...]:
+    backends = torch.backends
+    return tuple(b.fp32_precision for b in (backends.cuda.matmul, backends.cudnn.conv))
+
+
+def test_fp32_on_a_gpu_is_ieee_and_the_programs_own_settings_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    before = tf32_settings()
+    assert "tf32" in before
+    with pytest.raises(RuntimeError, match="in between"), ieee_fp32("cuda"):
+        assert tf32_settings() == ("ieee", "ieee")
+        raise RuntimeError("in between")
+    assert tf32_settings() == before
+    with ieee_fp32("cpu"):
+        assert tf32_settings() == before
+
+
+def test_the_detector_computes_so(trained: BEVNeXt, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, seen = Detector(trained), []
+    detector.device = torch.device("cuda")  # only said: the network and its inputs are on the CPU
+    for name in ("encode", "lift", "detect"):
+        whole = getattr(detector.model, name)
+        monkeypatch.setattr(
+            detector.model, name, lambda *given, whole=whole: (seen.append(tf32_settings()), whole(*given))[1]
+        )
+    detector.step(drive(1)[0])
+    detector.window(drive(2))
+    assert len(seen) >= 6 and set(seen) == {("ieee", "ieee")}

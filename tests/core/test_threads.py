@@ -35,6 +35,32 @@ def test_the_command_line_sets_them_before_torch() -> None:
     assert found == {**threads.WAITING, "OMP_NUM_THREADS": str(threads.usable_cores())}
 
 
+# A program that looks at the settings in the moment in which torch is looked for.
+PROGRAM = """
+import os, runpy, sys
+
+class Seen:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print(dict(os.environ))
+            sys.exit()
+
+sys.meta_path.insert(0, Seen())
+sys.argv = ["training/{0}", "--stage", "1", "--dry-run"]  # which only train.py reads before it needs torch
+runpy.run_path("training/{0}", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", ["ablate.py", "evaluate.py", "train.py"])
+def test_training_sets_them_before_torch(script: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name not in (*threads.WAITING, "OMP_NUM_THREADS")}
+    code = PROGRAM.replace("{0}", script)
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = eval(done.stdout)
+    assert threads.WAITING.items() <= found.items() and found["OMP_NUM_THREADS"] == str(threads.usable_cores())
+
+
 def test_the_users_settings_stay() -> None:
     found = environment_of(COMMAND, OMP_WAIT_POLICY="active", OMP_NUM_THREADS="7")
     assert (found["OMP_WAIT_POLICY"], found["OMP_NUM_THREADS"]) == ("active", "7")

@@ -99,6 +99,7 @@ def play_to_node(start, bag: Path, checkpoint: Path, tmp_path: Path, **parameter
     rig = start(
         command=[sys.executable, "-m", "bevnext_ros.node.main"],
         checkpoint=str(checkpoint),
+        precision="fp32",  # as what it is compared with
         max_detections=500,
         # two cores, and a network of seconds per frame: nothing may be dropped for being late
         image_deadline=10.0,
