@@ -2,8 +2,9 @@
 
     python -m bevnext_benchmarks.busy --checkpoint weights/demo_stage2.safetensors
 
-Each measurement runs in a process of its own, since the OpenMP runtime reads its settings when it is loaded; ``spin``
-is the runtimes' default (what was measured before these settings came), ``passive`` what every program sets now.
+Each measurement runs in a process of its own, since the OpenMP runtime reads its settings when it is loaded: ``unset``
+leaves them to the runtime, ``active`` is what a user may set, ``passive`` what every program here sets. The last column
+is what passive waiting gains over the first way; below 1 it costs.
 """
 
 from __future__ import annotations
@@ -16,61 +17,69 @@ import sys
 import time
 from collections.abc import Iterator
 
-import numpy as np
-
+from bevnext_benchmarks.report import quartiles, spread
 from bevnext_core.files import Parser
 from bevnext_core.threads import WAITING, usable_cores
 
-WAYS: dict[str, dict[str, str]] = {"spin": {}, "passive": WAITING}
+WAYS: dict[str, dict[str, str]] = {"unset": {}, "active": {"OMP_WAIT_POLICY": "active"}, "passive": WAITING}
 
 
 def main() -> None:
     parser = Parser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--beside", type=int, nargs="+", default=[0, 2, 4, 8], help="busy processes")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--ways", nargs="+", default=["unset"], choices=[*WAYS][:-1], help="beside passive")
+    parser.add_argument("--steps", type=int, default=30, help="at most (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=30, help="and no longer (default: %(default)s)")
     parser.add_argument("--warmup", type=int, default=10, help="steps before, which fill the history")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
-        print(*steps(args.checkpoint, args.warmup, args.steps))
+        print(*steps(args.checkpoint, args.warmup, args.steps, args.seconds))
         return
     from bevnext_core.device import machine
 
-    print(f"{machine('cpu')}, {args.threads} threads, {args.steps} steps; ms: median (quartiles)")
-    print("| busy processes | " + " | ".join(WAYS) + " |\n|---" + "|---" * len(WAYS) + "|")
+    ways = [*args.ways, "passive"]
+    print(f"{machine('cpu')}, {args.threads} threads, {args.steps} steps at most; ms: median (quartiles)\n")
+    print(f"| busy processes | {' | '.join(ways)} | ratio |\n|---{'|---' * len(ways)}|---|")
     for count in args.beside:
-        cells = []
-        for settings in WAYS.values():
+        found = []
+        for way in ways:
             with busy(count):
-                cells.append(measured(args, settings))
-        print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
+                found.append(measured(args, WAYS[way]))
+        ratio = quartiles(found[0])[1] / quartiles(found[-1])[1]
+        print(f"| {count} | {' | '.join(map(spread, found))} | {ratio:.2f} |", flush=True)
 
 
-def measured(args: argparse.Namespace, settings: dict[str, str]) -> str:
-    """Median and quartiles of the step in a process with these settings."""
+def measured(args: argparse.Namespace, settings: dict[str, str]) -> list[float]:
+    """Seconds of each step in a process with these settings."""
     env = {name: value for name, value in os.environ.items() if name not in WAITING}
     command = [sys.executable, "-m", "bevnext_benchmarks.busy", "--here", "--checkpoint", args.checkpoint]
     command += ["--warmup", str(args.warmup), "--steps", str(args.steps)]
+    command += ["--seconds", str(args.seconds)]
     env |= {**settings, "OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    low, middle, high = np.percentile([float(word) for word in done.stdout.split()], (25, 50, 75))
-    return f"{middle:.0f} ({low:.0f} to {high:.0f})"
+    return [float(word) for word in done.stdout.split()]
 
 
-def steps(checkpoint: str, warmup: int, count: int) -> Iterator[float]:
-    """Milliseconds of each of ``count`` steps after the first ``warmup``."""
+def steps(checkpoint: str, warmup: int, count: int, seconds: float) -> Iterator[float]:
+    """Seconds of each of ``count`` steps after the first ``warmup``; none begins after so many ``seconds`` of them."""
     from bevnext_core.detector import Detector
     from bevnext_core.export.noise_drive import drive_frame
 
     detector = Detector.from_checkpoint(checkpoint)
+    total = 0.0
     for index in range(warmup + count):
         frame = drive_frame(detector.config, index)
         begin = time.perf_counter()
         detector.step(frame)
         if index >= warmup:
-            yield 1e3 * (time.perf_counter() - begin)
+            took = time.perf_counter() - begin
+            total += took
+            yield took
+        if total >= seconds:
+            return
 
 
 @contextlib.contextmanager

@@ -5,5 +5,6 @@ from bevnext_core.cli.registry import Command
 COMMANDS = {
     "doctor": Command("bevnext_benchmarks.doctor", "say what this machine has, for a report"),
     "benchmark": Command("bevnext_benchmarks.step", "measure time and memory of the network"),
+    "precisions": Command("bevnext_benchmarks.precisions", "measure the streaming step in fp32 and half precision"),
     "peers": Command("bevnext_benchmarks.peers", "measure the network beside onnxruntime and OpenVINO"),
 }

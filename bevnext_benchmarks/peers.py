@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Measurement, Timer
 
-from bevnext_benchmarks.random_network import random_network
-from bevnext_core.checkpoint import load_checkpoint
-from bevnext_core.config import load_config, published_config
+from bevnext_benchmarks.random_network import add_network_arguments, chosen_network
 from bevnext_core.device import machine
 from bevnext_core.errors import BevnextError
 from bevnext_core.export.noise_drive import network_inputs
@@ -108,9 +106,7 @@ def measure(forms: dict[str, Work], part: str, rounds: int, threads: int) -> lis
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    network = parser.add_mutually_exclusive_group()
-    network.add_argument("--config", metavar="FILE", help="model configuration (default: R50 stage 2), random weights")
-    network.add_argument("--checkpoint", metavar="FILE", help="measure this checkpoint's network")
+    add_network_arguments(parser)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: %(default)s)")
 
 
@@ -121,10 +117,7 @@ def run(args: argparse.Namespace) -> int:
     if args.rounds < 1:
         raise BevnextError(f"--rounds must be at least 1, got {args.rounds}")
     threads = torch.get_num_threads()
-    if args.checkpoint:
-        model = load_checkpoint(args.checkpoint).eval()
-    else:
-        model = random_network(load_config(args.config) if args.config else published_config(2))
+    model = chosen_network(args)
     print(f"{model.config.name}, {machine('cpu')}, {threads} threads, {args.rounds} rounds; seconds, median (IQR)\n")
     print(f"| | {' | '.join(FORMS)} |\n|---{'|---' * len(FORMS)}|")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,14 @@
-"""A network to measure where there are no weights."""
+"""A network to measure: as its weights or configuration say, random where there are no weights."""
 
 from __future__ import annotations
+
+import argparse
 
 import torch
 from torch import nn
 
-from bevnext_core.config import ModelConfig, config_from_mapping
+from bevnext_core.checkpoint import load_checkpoint
+from bevnext_core.config import ModelConfig, config_from_mapping, load_config, published_config
 from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.network.bevnext import BEVNeXt
 
@@ -54,3 +57,17 @@ def random_network(config: ModelConfig) -> BEVNeXt:
     assert first.running_mean is not None and first.running_var is not None
     first.running_var += (0.1 * first.running_mean) ** 2 + 0.01
     return model.eval()
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--config`` or ``--checkpoint``."""
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--config", metavar="FILE", help="model configuration (default: R50 stage 2), random weights")
+    network.add_argument("--checkpoint", metavar="FILE", help="measure this checkpoint's network")
+
+
+def chosen_network(args: argparse.Namespace) -> BEVNeXt:
+    """The network that :func:`add_network_arguments` names."""
+    if args.checkpoint:
+        return load_checkpoint(args.checkpoint).eval()
+    return random_network(load_config(args.config) if args.config else published_config(2))

@@ -39,6 +39,12 @@ def quartiles(seconds: list[float]) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
+def spread(seconds: list[float]) -> str:
+    """Median and quartiles in milliseconds, a cell of a table."""
+    low, middle, high = quartiles(seconds)
+    return f"{middle:.0f} ({low:.0f} to {high:.0f})"
+
+
 def title(results: dict[str, Any]) -> str:
     """What was measured, on what, when; and which form of each operator ran."""
     where = results["environment"]

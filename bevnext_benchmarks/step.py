@@ -20,6 +20,7 @@ import torch
 
 from bevnext_benchmarks.environment import environment
 from bevnext_benchmarks.measure import MODES, Case, measure
+from bevnext_benchmarks.random_network import add_network_arguments
 from bevnext_benchmarks.report import FORMAT, compare, read_results, table
 from bevnext_core.checkpoint import read_checkpoint
 from bevnext_core.config import ModelConfig, load_config, published_config
@@ -32,9 +33,7 @@ from bevnext_core.streaming.acceleration import CompileMode
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    network = parser.add_mutually_exclusive_group()
-    network.add_argument("--config", metavar="FILE", help="model configuration (default: R50 stage 2)")
-    network.add_argument("--checkpoint", metavar="FILE", help="measure this checkpoint's network")
+    add_network_arguments(parser)
     parser.add_argument(
         "--compiled", metavar="FILE.pt2", help="with --checkpoint: measure its package of 'bevnext export'"
     )

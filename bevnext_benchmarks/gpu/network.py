@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,22 +30,23 @@ from bevnext_core.export.noise_drive import drive_frame, network_inputs
 from bevnext_core.export.package import ExportedNetwork, export_package, load_package
 from bevnext_core.images import decode_image
 from bevnext_core.network.bevnext import BEVNeXt
-from bevnext_core.network.inference import for_inference
+from bevnext_core.network.inference import autocast, for_inference
+from bevnext_core.precision import Precision, ieee_fp32
 from bevnext_core.streaming.decode import BoxSet, boxes_from_maps
 from tests.paths import BUNDLED
 from tests.published import build, from_bottom_center, geometry_from, load_reference, rms_error, window_inputs
 
-DRIFT = {"fp32": 2e-3, "tf32": 0.35, "fp16": 0.35}
+DRIFT = {"fp32": 2e-3, "fp16": 0.35}
 """Largest rms error / standard deviation of a head map. The reference's random weights magnify rounding, that of fp16
 to 0.23 in the small network on a CPU; trained ones far less."""
-MATCHED = {"fp32": 0.99, "tf32": 0.5, "fp16": 0.5}
+MATCHED = {"fp32": 0.99, "fp16": 0.5}
 """Least share of the reference's boxes with one of the same class within 0.5 m."""
-FORMS = {"fp32": 2e-3, "tf32": 0.5, "fp16": 0.5}
+FORMS = {"fp32": 2e-3, "fp16": 0.5}
 """Largest relative L2 difference of a head map between two forms of one network in one precision, random weights."""
 STEP_MS = 8.0
 """What a streaming step in fp16 with graphs shall take at most."""
 FIRST = (
-    *(("fp16", "graphs"), ("fp16", "eager"), ("fp32", "eager"), ("fp32", "graphs"), ("tf32", "eager")),
+    *(("fp16", "graphs"), ("fp16", "eager"), ("fp32", "eager"), ("fp32", "graphs")),
     ("fp16", "window"),
 )
 THEN = (("fp16", "reduce-overhead"), ("fp32", "reduce-overhead"), ("fp16", "default"), ("fp32", "default"))
@@ -69,9 +70,10 @@ def goldens(part: Part) -> None:
     stored = BoxSet(*(arrays[f"final.{name}"] for name in ("boxes", "scores", "labels")))
     stored.boxes = from_bottom_center(stored.boxes)
     part.table(f"{size} network", "worst head map", "rms error / std", "boxes", "matched", "mean distance, m")
-    for precision in ("fp32", "fp16", *(["tf32"] if part.gpu else [])):
-        model = for_inference(network, packed=None if precision == "fp32" else False)
-        with torch.inference_mode(), tf32(precision == "tf32"), _autocast(part, precision):
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    for precision in precisions:
+        model = for_inference(network, precision=precision)
+        with torch.inference_mode(), ieee_fp32(part.device), autocast(part.device, precision):
             maps = model(images, colors, geometry)
         found = {f"task{i}.{name}": v.float().cpu() for i, task in enumerate(maps.tasks) for name, v in task.items()}
         errors = {}
@@ -98,29 +100,14 @@ def matched(ours: BoxSet, theirs: BoxSet) -> tuple[float, float]:
     return float(near.mean()), float(nearest[near].mean()) if near.any() else float("nan")
 
 
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Convolutions and products with 10 bits of mantissa, which PyTorch's fp32 convolutions have by default, or not."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def _autocast(part: Part, precision: str) -> Any:
-    return torch.autocast(torch.device(part.device).type, torch.float16) if precision == "fp16" else nullcontext()
-
-
 # -------------------------------------------------------------------------------------------- d
 def step(part: Part) -> None:
     """The streaming step with a full history: time from images to boxes, memory, and drift from the eager form."""
     with dry_compiler(part):
         model = random_network(part.config())
         eager = {
-            precision: head_maps(part, detector(part, model, precision, "eager"), precision)
-            for precision in (FORMS if part.gpu else ("fp16", "fp32"))
+            precision: head_maps(part, detector(part, model, precision, "eager"))
+            for precision in FORMS
         }
         for rows in (FIRST, THEN) if part.gpu else (DRY,):
             part.table("streaming step", "precision", "ms", "peak MiB", "drift from eager", "drift from fp32")
@@ -133,21 +120,20 @@ def step(part: Part) -> None:
 
 def detector(part: Part, model: BEVNeXt, precision: str, way: str) -> Detector:
     """A detector in one of the ways of :func:`step`."""
-    options: dict[str, Any] = {"precision": precision.replace("tf32", "fp32")}
+    options: dict[str, Any] = {"precision": precision}
     if way not in ("eager", "window"):
         options |= {"compile": True, "compile_mode": way}
     return Detector(model, part.device, DetectorOptions(**options))
 
 
-def head_maps(part: Part, detector: Detector, precision: str, window: bool = False) -> list[Tensor]:
+def head_maps(part: Part, detector: Detector, window: bool = False) -> list[Tensor]:
     """Head maps at the end of a short drive, in fp32 on the host; by the window, which gives the same."""
     config = detector.config
     frames = [drive_frame(config, index) for index in range(12 if part.full else config.history.frames + 2)]
-    with tf32(precision == "tf32"):
-        if window:
-            maps = detector.window_maps(frames[::-1])
-        else:
-            maps = [detector.step_maps(frame) for frame in frames][-1]
+    if window:
+        maps = detector.window_maps(frames[::-1])
+    else:
+        maps = [detector.step_maps(frame) for frame in frames][-1]
     return [value.float().cpu() for task in maps.tasks for value in task.values()]
 
 
@@ -155,8 +141,8 @@ def measured_step(part: Part, model: BEVNeXt, precision: str, way: str, eager: d
     """One row; a failure where a form does not run, or gives something else than the eager one."""
     made, said = detector(part, model, precision, way), _Said()
     logging.getLogger("bevnext_core.streaming.acceleration").addHandler(said)
-    with peak_memory(made.device) as peak, tf32(precision == "tf32"):
-        maps = head_maps(part, made, precision, way == "window")
+    with peak_memory(made.device) as peak:
+        maps = head_maps(part, made, way == "window")
         measured = part.time(step_function(made, "window" if way == "window" else "streaming"), 2.0)
     logging.getLogger("bevnext_core.streaming.acceleration").removeHandler(said)
     drifts = [
@@ -252,7 +238,7 @@ def export(part: Part) -> None:
     """A package compiled ahead of time: its drift, and the step's time with it."""
     model = random_network(part.config()).to(part.device)
     part.table("package", "MiB", "compiled in s", "largest relative difference", "step, ms")
-    with dry_compiler(part), tf32(False), tempfile.TemporaryDirectory() as folder:
+    with dry_compiler(part), tempfile.TemporaryDirectory() as folder:
         for precision in ("fp16", "fp32") if part.gpu else ("fp32",):
             path, start = Path(folder) / f"{precision}.pt2", time.monotonic()
             export_package(model, path, *network_inputs(model.config, part.device), precision)

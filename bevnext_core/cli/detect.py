@@ -88,11 +88,10 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
     options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
-    print(f"bevnext: {detector}", file=sys.stderr)
     choice = {"scenes": args.scene, "split": args.split, "sweeps": args.sweeps}
     reader = NuScenesReader.of(detector.config, args.dataroot, args.version, **choice)
     summary = detect(reader, detector, out, pictures=not args.no_pictures, score_threshold=args.score_threshold)
-    print(f"{summary.frames} frames, {summary.boxes} boxes -> {out / 'submission.json'}")
+    print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'submission.json'}")
     for video in summary.videos:
         print(f"video: {video}")
     if summary.failed:

@@ -229,9 +229,8 @@ def run_detect_bag(
     if overrides:
         options = make_options({**asdict(options), **overrides}, "the command line")
     detector = make_detector(options, str(named_checkpoint(checkpoint)), device)
-    print(f"bevnext: {detector}", file=sys.stderr)
     summary = detect_bag(bag, detector, out, options, pictures=pictures, picture_threshold=picture_threshold)
-    print(f"{summary.frames} frames, {summary.boxes} boxes -> {Path(out) / 'detections'}")
+    print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {Path(out) / 'detections'}")
     if summary.video:
         print(f"video: {summary.video}")
     for line in dict.fromkeys(summary.warnings):

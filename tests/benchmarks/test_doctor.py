@@ -10,6 +10,7 @@ import torch
 
 from bevnext_core.cli.main import main
 from bevnext_core.ops import native
+from bevnext_core.precision import precision_text
 
 
 def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -24,6 +25,7 @@ def test_versions_forms_and_places(capsys: pytest.CaptureFixture[str], monkeypat
     found = rows(capsys)
     assert found["torch"] == importlib.metadata.version("torch") == torch.__version__.partition("+")[0]
     assert found["BEV pooling, cpu"] == "plain" and found["BEVNEXT_BEV_POOL"] == "plain"
+    assert found["precision auto, cpu"] == precision_text("auto", "cpu")
     assert found["ROS"] == "jazzy" and "GB free" in found["cache"]
 
 

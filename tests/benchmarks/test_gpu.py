@@ -202,7 +202,7 @@ def compiled(part: Part, monkeypatch: pytest.MonkeyPatch, compiler: Callable[...
     """The failure of a step with this compiler in place of torch.compile."""
     monkeypatch.setattr(torch, "compile", compiler)
     model = network.random_network(part.config())
-    eager = {"fp32": network.head_maps(part, network.detector(part, model, "fp32", "eager"), "fp32")}
+    eager = {"fp32": network.head_maps(part, network.detector(part, model, "fp32", "eager"))}
     part.table("form")
     network.measured_step(part, model, "fp32", "default", eager)
     (failure,) = part.failures

@@ -345,14 +345,10 @@ def test_compiled(tiny: BEVNeXt, monkeypatch: pytest.MonkeyPatch, warnings: list
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("way", ["plain", "graphs", "default", "reduce-overhead"])
-def test_gpu_step(
-    small2: BEVNeXt, warnings: list[str], precision: Any, way: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every way to run the step on a GPU, against the CPU; nothing may fall back. PyTorch's convolutions use TF32 in
-    place of fp32 unless told otherwise."""
+def test_gpu_step(small2: BEVNeXt, warnings: list[str], precision: Any, way: Any) -> None:
+    """Every way to run the step on a GPU, against the CPU; nothing may fall back."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     compiled = {} if way == "plain" else {"compile": True, "compile_mode": way}
     options = DetectorOptions(precision=precision, **compiled)
     expected, stream = Detector(small2), Detector(build("small2"), "cuda", options)
