@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bevnext_core.errors import ConfigError
+from bevnext_ros.node import parameters
 from bevnext_ros.node.parameter_file import ParameterFile
 from bevnext_ros.node.parameters import load_options
 
@@ -81,10 +81,10 @@ def test_what_is_meant_for_the_detector_is_read(case, write):
         section("/other/**/x"),
     ],
 )
-def test_what_is_meant_for_others_only_changes_nothing_and_is_said(text, write, caplog):
-    with caplog.at_level(logging.WARNING, "bevnext_ros"):
-        assert load_options(write(text)).score_threshold == 0.1
-    assert "nothing for the node /detector, only for /" in caplog.text
+def test_what_is_meant_for_others_only_changes_nothing_and_is_said(text, write, said):
+    messages = said(parameters.__name__)
+    assert load_options(write(text)).score_threshold == 0.1
+    assert "nothing for the node /detector, only for /" in messages[0]
 
 
 def test_the_node_can_be_chosen_and_must_be_where_two_are_meant(write):
@@ -137,10 +137,10 @@ def test_mistakes_name_themselves_and_the_file(text, message, write):
     assert str(path) in str(caught.value)
 
 
-def test_another_nodes_parameter_in_a_shared_section_is_said(write, caplog):
-    with caplog.at_level(logging.WARNING, "bevnext_ros"):
-        load_options(write(section("/**", 10, "fps")))
-    assert "no parameter of this node: fps" in caplog.text
+def test_another_nodes_parameter_in_a_shared_section_is_said(write, said):
+    messages = said(parameters.__name__)
+    load_options(write(section("/**", 10, "fps")))
+    assert "no parameter of this node: fps" in messages[0]
 
 
 def test_a_missing_file_is_named_and_the_home_folder_is_expanded(tmp_path, write, monkeypatch):
