@@ -1,4 +1,4 @@
-"""A minute of random faults, and the node's own latency: the programs that do more of it, run for a short time."""
+"""Half a minute of random faults, and the node's own latency: the programs that do more of it, run for a short time."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def run(*command: str) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
-def test_a_minute_of_random_faults():
-    output = run("scripts/soak.py", "--minutes", "1", "--seed", "3")
+def test_half_a_minute_of_random_faults():
+    output = run("scripts/soak.py", "--minutes", "0.5", "--seed", "3")
     assert output.strip().endswith("soak: nothing found")
 
 
