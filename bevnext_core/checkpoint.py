@@ -96,9 +96,7 @@ def read_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return config_from_mapping(data, str(path)), state
 
 
-def import_published(
-    path: str | Path, out: str | Path, config: ModelConfig | str | Path | None = None
-) -> str:
+def import_published(path: str | Path, out: str | Path, config: ModelConfig | str | Path | None = None) -> str:
     """Convert a published ``.pth`` file to a checkpoint of this project.
 
     Args:
@@ -116,7 +114,7 @@ def import_published(
     """
     if _own_format(path := existing_file(path)) == FORMAT:
         raise CheckpointError(f"{path} is a checkpoint of this project already: there is nothing to convert")
-    published = _strip_prefix(_state_dict(path, safe_torch_load(path)))
+    published = _state_dict(path, safe_torch_load(path))
     if config is None:
         has_fusion = any(name.startswith("img_bev_encoder_backbone.fusion_layer.") for name in published)
         config = published_config(2 if has_fusion else 1)
@@ -174,27 +172,16 @@ def _state_dict(path: str | Path, data: Any) -> dict[str, Tensor]:
         data = data["state_dict"]
     if not isinstance(data, Mapping) or not data:
         raise CheckpointError(f"{path} holds no state dict but {type(data).__name__}")
-    odd = [
-        str(name)
-        for name, value in data.items()
-        if not isinstance(value, Tensor) or not isinstance(name, str)
-    ]
+    odd = [str(name) for name, value in data.items() if not (isinstance(value, Tensor) and isinstance(name, str))]
     if odd:
         raise CheckpointError(f"{path}: {_listed('no tensors', odd)}")
-    return dict(data)
-
-
-def _strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "module."
-    if all(name.startswith(prefix) for name in state):
-        return {name[len(prefix) :]: value for name, value in state.items()}
-    return state
+    prefix = "module." if all(name.startswith("module.") for name in data) else ""
+    return {name.removeprefix(prefix): value for name, value in data.items()}
 
 
 def _check_entries(
     path: str | Path, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], config: str
 ) -> None:
-    faults = []
     fitting = sum(name in state for name in shapes)
     if fitting < len(shapes) / 2:
         raise CheckpointError(
@@ -208,10 +195,8 @@ def _check_entries(
         for name, shape in shapes.items()
         if name in state and tuple(state[name].shape) != shape
     ]
-    for what, names in (("missing", missing), ("unknown", unknown), ("misshapen", misshapen)):
-        if names:
-            faults.append(_listed(what, names))
-    if faults:
+    found = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
+    if faults := [_listed(what, names) for what, names in found.items() if names]:
         raise CheckpointError(f"{path} does not fit the configuration '{config}': " + "; ".join(faults))
 
 

@@ -6,7 +6,6 @@ checkpoint is enough to build its network. ``bevnext config --dump`` prints a co
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -270,12 +269,7 @@ def dump_config(config: ModelConfig) -> str:
 
 def network_differences(a: ModelConfig, b: ModelConfig) -> list[str]:
     """Top-level parts in which two configurations describe different networks (training and name aside)."""
-    skip = {"name", "training"}
-    return [
-        f.name
-        for f in dataclasses.fields(a)
-        if f.name not in skip and getattr(a, f.name) != getattr(b, f.name)
-    ]
+    return [k for k, v in vars(a).items() if k not in ("name", "training") and v != getattr(b, k)]
 
 
 def published_config(stage: Literal[1, 2]) -> ModelConfig:
@@ -291,6 +285,4 @@ def published_config(stage: Literal[1, 2]) -> ModelConfig:
         sync_bn_epoch=None,
         backbone_init="imagenet",
     )
-    return ModelConfig(
-        name="bevnext_r50_stage1", channels=80, history=HistoryConfig(frames=0), training=training
-    )
+    return ModelConfig("bevnext_r50_stage1", channels=80, history=HistoryConfig(frames=0), training=training)

@@ -87,9 +87,7 @@ class Detector:
             self.model = accelerated(self.model, self.precision, self.options.compile_mode)
         self.cameras = self.options.cameras or self.config.cameras
         if len(self.cameras) != len(self.config.cameras):
-            raise ConfigError(
-                f"the network takes {len(self.config.cameras)} cameras, options name {len(self.cameras)}"
-            )
+            raise ConfigError(f"the network takes {len(self.config.cameras)} cameras, options name {len(self.cameras)}")
         self.anchor_camera = self.cameras[self.config.cameras.index(self.config.anchor_camera)]
         history = self.config.history
         self._history: History[Cameras] = History(history.frames, history.interval, self.options.history)
@@ -248,15 +246,9 @@ class Detector:
     def _detections(self, frame: CameraFrame, maps: HeadMaps, info: StepInfo) -> Detections:
         with _timed(info.seconds, "decode"):
             found = boxes_from_maps(maps.tasks, self.config)[0]
+        names, pose = self.config.class_names, frame.global_from_ego
         return Detections(
-            found.boxes,
-            found.scores,
-            found.labels,
-            self.config.class_names,
-            frame.stamp_ns,
-            frame.global_from_ego,
-            frame.token,
-            info,
+            found.boxes, found.scores, found.labels, names, frame.stamp_ns, pose, frame.token, info
         )
 
 

@@ -78,8 +78,7 @@ class CameraFrame:
         _set(self, "valid", np.asarray(self.valid, bool))
         for name in ("camera_stamps_ns", "image_sizes"):
             _set(self, name, np.asarray(getattr(self, name), np.int64))
-        fault = rigid_fault(self.global_from_ego)
-        if fault:
+        if fault := rigid_fault(self.global_from_ego):
             raise FrameError(f"the ego pose at {self.stamp_ns} ns cannot be used: {fault}")
         for index, camera in enumerate(self.cameras):
             if self.valid[index]:
@@ -90,28 +89,22 @@ class CameraFrame:
         if image is None:
             raise FrameError(f"{camera}: the image is missing")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise FrameError(
-                f"{camera}: the image is {image.dtype}{list(image.shape)}, expected uint8[H, W, 3]"
-            )
+            raise FrameError(f"{camera}: the image is {image.dtype}{list(image.shape)}, expected uint8[H, W, 3]")
         width, height = self.image_sizes[index]
         if image.shape[:2] != (height, width):
-            raise FrameError(
-                f"{camera}: the image is {image.shape[1]}x{image.shape[0]}, "
-                f"but its calibration is for {width}x{height}"
-            )
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            raise FrameError(f"{camera}: the image is {size}, but its calibration is for {width}x{height}")
         intrinsics = self.intrinsics[index]
         if not np.isfinite(intrinsics).all():
             raise FrameError(f"{camera}: the intrinsics hold NaN or infinity")
         if min(intrinsics[0, 0], intrinsics[1, 1]) <= 1e-6 or abs(np.linalg.det(intrinsics)) < 1e-9:
-            raise FrameError(
-                f"{camera}: the intrinsics are singular (fx {intrinsics[0, 0]:g}, fy {intrinsics[1, 1]:g})"
-            )
+            fx, fy = intrinsics[0, 0], intrinsics[1, 1]
+            raise FrameError(f"{camera}: the intrinsics are singular (fx {fx:g}, fy {fy:g})")
         for name, transform in (
             ("calibration (ego_from_camera)", self.ego_from_camera[index]),
             ("ego pose at its stamp", self.global_from_camera_ego[index]),
         ):
-            fault = rigid_fault(transform)
-            if fault:
+            if fault := rigid_fault(transform):
                 raise FrameError(f"{camera}: the {name} cannot be used: {fault}")
 
     @property
@@ -127,11 +120,8 @@ class CameraFrame:
         """
         if self.cameras == cameras:
             return self
-        missing = [camera for camera in cameras if camera not in self.cameras]
-        if missing:
-            raise FrameError(
-                f"the frame at {self.stamp_ns} ns lacks {', '.join(missing)}; it has {', '.join(self.cameras)}"
-            )
+        if missing := ", ".join(camera for camera in cameras if camera not in self.cameras):
+            raise FrameError(f"the frame at {self.stamp_ns} ns lacks {missing}; it has {', '.join(self.cameras)}")
         index = [self.cameras.index(camera) for camera in cameras]
         chosen = {name: getattr(self, name)[index] for name in _BY_CAMERA}
         images = tuple(self.images[i] for i in index)

@@ -125,9 +125,7 @@ def _plain(value: Any, kind: Any) -> Any:
         return [_plain(item, (get_args(kind) or (None,))[0]) for item in value]
     known = model_fields(kind) if is_dataclass(kind) else {}
     if isinstance(value, dict):
-        return {
-            str(k): _plain(v, known[str(k)].annotation if str(k) in known else None) for k, v in value.items()
-        }
+        return {str(k): _plain(v, getattr(known.get(str(k)), "annotation", None)) for k, v in value.items()}
     return {} if value is None and known else value
 
 

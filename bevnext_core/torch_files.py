@@ -21,8 +21,7 @@ from bevnext_core.files import user_path
 
 _AGAIN = "download it again"
 _BEGINNINGS = {
-    b"version https://git-lfs": "is a Git LFS pointer in place of the file: fetch it with 'git lfs pull', or "
-    + _AGAIN,
+    b"version https://git-lfs": f"is a Git LFS pointer in place of the file: fetch it with 'git lfs pull', or {_AGAIN}",
     b"<": f"is a web page in place of the file: {_AGAIN}, from the file's own address",
     b"\x1f\x8b": "is a gzip archive: unpack it first",
     b"BZh": "is a bzip2 archive: unpack it first",
@@ -56,21 +55,9 @@ def safe_torch_load(path: str | Path) -> Any:
         with path.open("rb") as file, warnings.catch_warnings(), safe_globals(_NUMPY):
             types = _refused_types(path)
             if not types:
-                warnings.filterwarnings(
-                    "ignore", "Detected pickle protocol"
-                )  # what is refused needs no warning
+                warnings.filterwarnings("ignore", "Detected pickle protocol")  # what is refused needs no warning
                 return torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
+    except Exception as error:  # torch raises anything here: its own errors, pickle's, a zip reader's
         refusal = str(error) if isinstance(error, pickle.UnpicklingError) else ""
         found = re.search(r"GLOBAL ([\w.]+)", refusal) or re.search(r"class [`']?([\w.]+)", refusal)
         types = [found[1]] if found else _types_in_pickle(path)
@@ -95,12 +82,10 @@ def what_it_is(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(512)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head:
+        return f"is empty: {_AGAIN}"
     if not text.strip(b"\0"):
-        return (
-            f"is empty: {_AGAIN}"
-            if not head
-            else f"begins with nothing but zeros, it was not written whole: {_AGAIN}"
-        )
+        return f"begins with nothing but zeros, it was not written whole: {_AGAIN}"
     for beginning, what in _BEGINNINGS.items():
         if text.startswith(beginning) or head.startswith(beginning):
             return what
@@ -187,6 +172,4 @@ def _scalar(number: _Number, data: bytes) -> bool | int | float | str:
     return value
 
 
-_NUMPY = [(_Number, "numpy.dtype")] + [
-    (_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
-]
+_NUMPY = [(_Number, "numpy.dtype"), *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]

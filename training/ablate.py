@@ -35,19 +35,13 @@ from bevnext_core.evaluation.submission import make_submission  # noqa: E402
 from bevnext_core.files import Parser, atomic_path  # noqa: E402
 from training.data.dataset import TrainingDataset  # noqa: E402
 from training.data.index import open_index  # noqa: E402
-from training.run.ablations import (  # noqa: E402
-    FrozenPose,
-    WarpedMaps,
-    WithoutHistory,
-    likely_places,
-    mean_places,
-)
+from training.run import ablations  # noqa: E402
 
 STREAMS: dict[str, tuple[type[Detector], type[NuScenesReader]]] = {
     "as trained": (Detector, NuScenesReader),
-    "without history": (WithoutHistory, NuScenesReader),
-    "BEV maps warped instead of lifted again": (WarpedMaps, NuScenesReader),
-    "frozen ego pose": (FrozenPose, NuScenesReader),
+    "without history": (ablations.WithoutHistory, NuScenesReader),
+    "BEV maps warped instead of lifted again": (ablations.WarpedMaps, NuScenesReader),
+    "frozen ego pose": (ablations.FrozenPose, NuScenesReader),
     "images of another frame": (Detector, ShuffledImages),
 }
 GUESSES = {
@@ -109,11 +103,12 @@ def run(options: argparse.Namespace) -> None:
             if options.only not in name:
                 continue
             if kind == "mean":
-                prior = mean_places(index, frames, len(config.class_names))
+                prior = ablations.mean_places(index, frames, len(config.class_names))
             else:
-                prior = likely_places(index, frames, len(config.class_names), config.bev.extent, config.bev.cell)
+                grid = config.bev.extent, config.bev.cell
+                prior = ablations.likely_places(index, frames, len(config.class_names), *grid)
             refs = [ref for scene in reader.scenes for ref in reader.refs(scene)]
-            add(name, {ref.sample_token: prior.records(reader, ref, config) for ref in refs}, reader)
+            add(name, {ref.sample_token: ablations.guessed(prior, reader, ref, config) for ref in refs}, reader)
     if options.out:
         with atomic_path(Path(options.out)) as path:
             path.write_text(json.dumps({"model": config.name, "split": options.split, "rows": rows}, indent=1) + "\n")

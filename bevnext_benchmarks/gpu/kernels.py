@@ -19,10 +19,10 @@ from torch.utils.benchmark import Timer
 
 from bevnext_benchmarks import operators
 from bevnext_benchmarks.gpu.__main__ import ROOT, program
+from bevnext_benchmarks.gpu.baseline import baseline_backward, baseline_forward
 from bevnext_benchmarks.gpu.part import Part, milliseconds
 from bevnext_core.ops.bev_pool import PoolPlan, bev_pool_form
 from bevnext_core.ops.bev_pool import operator as bev_pool_op
-from bevnext_core.ops.bev_pool.baseline import baseline_backward, baseline_forward
 from bevnext_core.ops.bev_pool.plain import is_channels_last
 from bevnext_core.ops.crf import mean_field_form
 from bevnext_core.ops.crf import operator as crf_op

@@ -64,8 +64,7 @@ def network_inputs(
         if image is not None
     ]
     pixels = torch.from_numpy(np.stack(canvas)).to(device)
-    geometries = [vars(state.geometry_in(state.global_from_ego)) for state in states]
-    geometry = CameraGeometry(**{name: torch.cat([each[name] for each in geometries]) for name in geometries[0]})
+    geometry = CameraGeometry.join([state.geometry_in(state.global_from_ego) for state in states])
     return normalize(pixels), canvas_colors(pixels), geometry.to(device)
 
 

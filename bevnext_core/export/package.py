@@ -84,9 +84,8 @@ def export_package(
     # Norms folded into the convolutions; oneDNN's own weights could not be written.
     folded = for_inference(model, packed=False, precision=precision)
     examples = example_inputs(folded, images, colors, geometry, precision)
-    programs = zip(PROGRAMS, (EncodeProgram, DetectProgram), strict=True)
     with torch.no_grad(), ieee_fp32(images.device), tempfile.TemporaryDirectory() as folder:
-        for name, kind in programs:
+        for name, kind in zip(PROGRAMS, (EncodeProgram, DetectProgram), strict=True):
             program = kind(folded, precision, images.device.type)
             compile_program(program, examples[name], Path(folder) / f"{name}.pt2")
         description = describe(model, examples, precision)
@@ -164,9 +163,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
         description, present = None, set()
     kind = str(description.get("format")) if isinstance(description, dict) else ""
     if kind != FORMAT and kind.startswith("bevnext-package-"):
-        raise ExportError(
-            f"{path} is of the format '{kind}', needed is '{FORMAT}': run 'bevnext export' again"
-        )
+        raise ExportError(f"{path} is of the format '{kind}', needed is '{FORMAT}': run 'bevnext export' again")
     if kind != FORMAT or not {f"{name}.pt2" for name in PROGRAMS} <= present:
         raise ExportError(f"{path} is not a package of 'bevnext export' ('{FORMAT}')")
     return description
@@ -187,20 +184,15 @@ def load_package(path: str | Path, device: str | torch.device, precision: str = 
         ("precision", description["precision"], precision),
     ):
         if have != want:
-            raise ExportError(
-                f"{path} was made for {what} {have}, this is {want}: run 'bevnext export' again"
-            )
+            raise ExportError(f"{path} was made for {what} {have}, this is {want}: run 'bevnext export' again")
     import torchvision  # noqa: F401  registers the deformable convolution that 'encode' calls
 
-    programs = {}
+    programs, index = {}, -1 if device.index is None else device.index
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         for name in PROGRAMS:
-            archive.extract(f"{name}.pt2", folder)
-            index = device.index if device.index is not None else -1
+            file = archive.extract(f"{name}.pt2", folder)
             try:
-                programs[name] = torch._inductor.aoti_load_package(
-                    str(Path(folder) / f"{name}.pt2"), device_index=index
-                )
+                programs[name] = torch._inductor.aoti_load_package(file, device_index=index)
             except RuntimeError as error:
                 raise ExportError(f"{path}: '{name}' cannot be loaded: {error}") from error
     return Package(description, programs)
@@ -215,8 +207,7 @@ class ExportedNetwork(ProgramNetwork):
 
     def __init__(self, model: BEVNeXt, package: Package) -> None:
         made_for = config_from_mapping(package.description["config"], "the package")
-        different = network_differences(made_for, model.config)
-        if different:
+        if different := network_differences(made_for, model.config):
             raise ExportError(
                 f"the package is of '{made_for.name}', whose {', '.join(different)} differ from those of the "
                 f"network '{model.config.name}'"
@@ -238,8 +229,7 @@ class ExportedNetwork(ProgramNetwork):
                     f"{dtype}{layout['shape']}"
                 )
             if list(value.stride()) != layout["stride"]:
-                value = torch.empty_strided(
-                    layout["shape"], layout["stride"], dtype=dtype, device=value.device
-                ).copy_(value)
+                empty = torch.empty_strided(layout["shape"], layout["stride"], dtype=dtype, device=value.device)
+                value = empty.copy_(value)
             laid_out.append(value)
         return self.package.programs[name](*laid_out)

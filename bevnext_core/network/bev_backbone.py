@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from bevnext_core.network.layers import ResidualBlock
+
+
+def levels(stages: Iterable[nn.Module], bev: Tensor) -> list[Tensor]:
+    """What comes out of each of the stages, one after the other."""
+    outputs = [bev]
+    for stage in stages:
+        outputs.append(stage(outputs[-1]))
+    return outputs[1:]
 
 
 class BevBackbone(nn.Module):
@@ -22,8 +31,4 @@ class BevBackbone(nn.Module):
         )
 
     def forward(self, bev: Tensor) -> list[Tensor]:
-        outputs = []
-        for stage in self.stages:
-            bev = stage(bev)
-            outputs.append(bev)
-        return outputs
+        return levels(self.stages, bev)

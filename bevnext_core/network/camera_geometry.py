@@ -48,6 +48,15 @@ class CameraGeometry:
         joined = {name: torch.cat([getattr(frame, name) for frame in frames], 1) for name in BY_CAMERA}
         return CameraGeometry(**joined, bda=frames[0].bda)
 
+    @staticmethod
+    def join(parts: Sequence[CameraGeometry]) -> CameraGeometry:
+        """The samples of several, which have as many frames each."""
+        return CameraGeometry(**{name: torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+
+    def samples(self, index: slice | Tensor) -> CameraGeometry:
+        """Some of the samples."""
+        return CameraGeometry(**{name: value[index] for name, value in vars(self).items()})
+
     def frame(self, index: int) -> CameraGeometry:
         """Frame ``index`` alone (F = 1)."""
         part = {name: getattr(self, name)[:, index : index + 1] for name in BY_CAMERA}
@@ -62,29 +71,31 @@ class CameraGeometry:
         pose[..., :3, :3], pose[..., :3, 3] = self.rotation, self.translation
         return pose
 
+    def project(self, points: Tensor, near: float) -> tuple[Tensor, Tensor]:
+        """Points ``[B or 1, P, 3]`` of the (augmented) present ego frame in the images of the first frame.
+
+        Returns:
+            pixels of the network's input ``[B, N, P, 2]``, of what is nearer than ``near`` metres as if it were at
+            ``near``, and depth ``[B, N, P]``.
+        """
+        matrices = (self.rotation, self.intrinsics, self.image_rotation)
+        rotation, intrinsics, image_rotation = (matrix[:, 0].float() for matrix in matrices)
+        points = points @ inverse(self.bda.float()).transpose(1, 2)
+        points = points.unsqueeze(1) - self.translation[:, 0, :, None, :].float()
+        points = points @ inverse(rotation @ inverse(intrinsics)).transpose(2, 3)
+        depth = points[..., 2:]
+        points = torch.cat([points[..., :2] / depth.clamp(min=near), depth], -1)
+        points = points @ image_rotation.transpose(2, 3) + self.image_translation[:, 0, :, None, :].float()
+        return points[..., :2], depth[..., 0]
+
     def camera_parameters(self) -> Tensor:
         """``[B, F, N, 27]``: fx, fy, cx, cy; image matrix rows 0 and 1 with translation; bda; 3x4 camera pose.
 
         Intrinsics are those of the original image and nothing is normalised, as published.
         """
-        k, r, t = self.intrinsics, self.image_rotation, self.image_translation
-        bda = self.bda[:, None, None].expand(*self.rotation.shape[:3], 3, 3)
-        values = [
-            k[..., 0, 0],
-            k[..., 1, 1],
-            k[..., 0, 2],
-            k[..., 1, 2],
-            r[..., 0, 0],
-            r[..., 0, 1],
-            t[..., 0],
-            r[..., 1, 0],
-            r[..., 1, 1],
-            t[..., 1],
-            bda[..., 0, 0],
-            bda[..., 0, 1],
-            bda[..., 1, 0],
-            bda[..., 1, 1],
-            bda[..., 2, 2],
-        ]
-        pose = torch.cat([self.rotation, self.translation[..., None]], -1).flatten(-2)
-        return torch.cat([torch.stack(values, -1), pose], -1)
+        k, bda = self.intrinsics, self.bda[:, None, None].expand_as(self.rotation)
+        image = torch.cat([self.image_rotation[..., :2], self.image_translation[..., None]], -1)
+        pose = torch.cat([self.rotation, self.translation[..., None]], -1)
+        intrinsics = torch.stack([k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2]], -1)
+        augmentation = torch.cat([bda[..., :2, :2].flatten(-2), bda[..., 2, 2:]], -1)
+        return torch.cat([intrinsics, image[..., :2, :].flatten(-2), augmentation, pose.flatten(-2)], -1)

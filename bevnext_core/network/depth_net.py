@@ -100,9 +100,8 @@ def sampled_deform_conv(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], -1).flatten(1, 2)
     taken = F.grid_sample(x, grid, align_corners=False, padding_mode="zeros")
     taken = taken.reshape(cameras, groups, -1, height * width)
-    return torch.einsum("gok,mgkp->mgop", weight.reshape(groups, weight.shape[0] // groups, -1), taken).reshape(
-        cameras, -1, height, width
-    )
+    weight = weight.reshape(groups, weight.shape[0] // groups, -1)
+    return torch.einsum("gok,mgkp->mgop", weight, taken).reshape(cameras, -1, height, width)
 
 
 class Aspp(nn.Module):
@@ -111,8 +110,7 @@ class Aspp(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            conv_bn_relu(channels, channels, 1 if dilation == 1 else 3, dilation)
-            for dilation in (1, 6, 12, 18)
+            conv_bn_relu(channels, channels, 1 if dilation == 1 else 3, dilation) for dilation in (1, 6, 12, 18)
         )
         self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(channels, channels, 1))
         self.merge = conv_bn_relu(5 * channels, channels, 1)

@@ -15,9 +15,7 @@ HEATMAP_BIAS = -2.19
 
 
 def _branch(in_channels: int, channels: int, out_channels: int) -> nn.Sequential:
-    branch = nn.Sequential(
-        conv_bn_relu(in_channels, channels), nn.Conv2d(channels, out_channels, 3, padding=1)
-    )
+    branch = nn.Sequential(conv_bn_relu(in_channels, channels), nn.Conv2d(channels, out_channels, 3, padding=1))
     for module in branch.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -34,9 +32,7 @@ class ProposalHead(nn.Module):
     ) -> None:
         super().__init__()
         self.shared = conv_bn_relu(in_channels, shared_channels)
-        self.tasks = nn.ModuleList(
-            _branch(shared_channels, branch_channels, len(task.classes)) for task in tasks
-        )
+        self.tasks = nn.ModuleList(_branch(shared_channels, branch_channels, len(task.classes)) for task in tasks)
         for task in self.tasks:
             nn.init.constant_(task[-1].bias, HEATMAP_BIAS)
 
@@ -55,9 +51,7 @@ class BoxHead(nn.Module):
         super().__init__()
         self.shared = conv_bn_relu(in_channels, shared_channels)
         self.tasks = nn.ModuleList(
-            nn.ModuleDict(
-                {name: _branch(shared_channels, branch_channels, size) for name, size in REGRESSION.items()}
-            )
+            nn.ModuleDict({name: _branch(shared_channels, branch_channels, size) for name, size in REGRESSION.items()})
             for _ in tasks
         )
 

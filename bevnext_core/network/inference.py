@@ -62,15 +62,11 @@ class FusedConv(nn.Module):
         source = conv.weight.dtype
         if norm is not None:  # in double precision, so that only one rounding is added
             conv = fuse_conv_bn_eval(*(copy.deepcopy(part).double().eval() for part in (conv, norm)))
-        weight = conv.weight.detach().to(source).clone(memory_format=torch.channels_last)
-        bias = None if conv.bias is None else conv.bias.detach().to(source).clone()
-        self.weight = _fixed(weight, dtype)
-        self.bias = None if bias is None else _fixed(bias, dtype)
+        self.weight = _fixed(conv.weight.detach().to(source).clone(memory_format=torch.channels_last), dtype)
+        self.bias = None if conv.bias is None else _fixed(conv.bias.detach().to(source).clone(), dtype)
         self.stride, self.dilation, self.groups = conv.stride, conv.dilation, conv.groups
         self.padding: tuple[int, ...] = tuple(int(side) for side in conv.padding)
-        self.kernel_size = conv.kernel_size
-        self.relu = relu
-        self.packed = packed
+        self.relu, self.packed = relu, packed
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """``x [M, c, h, w]`` -> ``[M, c', h', w']``; ``add`` like the output."""
@@ -80,15 +76,11 @@ class FusedConv(nn.Module):
             # A compiler has its own ways, and does not know weights that are laid out already.
             if self.packed and not torch.compiler.is_compiling():
                 return self._packed_forward(x, add)
-        out = F.conv2d(
-            x, self._plain_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        weight = self.weight.to_dense() if self.weight.is_mkldnn else self.weight
+        out = F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         if add is not None:
             out += add
         return out.relu_() if self.relu else out
-
-    def _plain_weight(self) -> Tensor:
-        return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
 
     def _packed_forward(self, x: Tensor, add: Tensor | None) -> Tensor:
         where = (self.padding, self.stride, self.dilation, self.groups)
@@ -98,9 +90,7 @@ class FusedConv(nn.Module):
             self.weight = nn.Parameter(packed, requires_grad=False)
         activation = "relu" if self.relu else "none"
         if add is None:
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, *where, activation, [], ""
-            )
+            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *where, activation, [], "")
         add = add.contiguous(memory_format=torch.channels_last)
         return torch.ops.mkldnn._convolution_pointwise.binary(
             x, add, self.weight, self.bias, *where, "add", None, activation if self.relu else None, [], None
@@ -163,11 +153,8 @@ def _converted(module: nn.Module, packed: bool, dtype: torch.dtype | None) -> nn
     for name, child in module.named_children():
         clone._modules[name] = _converted(child, packed, dtype)
     if isinstance(module, ResNet50):
-        clone.conv1, clone.bn1, clone.relu = (
-            fuse(module.conv1, module.bn1, relu=True),
-            nn.Identity(),
-            nn.Identity(),
-        )
+        clone.conv1 = fuse(module.conv1, module.bn1, relu=True)
+        clone.bn1, clone.relu = nn.Identity(), nn.Identity()
     return clone
 
 
@@ -194,8 +181,5 @@ def _chain(modules: list[nn.Module], packed: bool, dtype: torch.dtype | None) ->
 def _shallow_copy(module: nn.Module) -> nn.Module:
     """The module with the same parameters and buffers, but tables (also of hooks) of its own."""
     clone = copy.copy(module)
-    clone.__dict__ = {
-        name: copy.copy(value) if isinstance(value, dict) else value
-        for name, value in module.__dict__.items()
-    }
+    clone.__dict__ = {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
     return clone

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bevnext_core.config import BevConfig, ImageConfig, RefinementConfig
-from bevnext_core.network.camera_geometry import CameraGeometry, inverse
+from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.layers import conv_bn_relu
 
 NEAR = 1e-5
@@ -63,13 +63,8 @@ class PerspectiveRefinement(nn.Module):
         query = self.cell_embedding.weight + self.shared(bev).flatten(2).transpose(1, 2)
         if self.attention is not None:
             # Published order: column (x) first, then row (y).
-            position = torch.cat(
-                [
-                    self.column_embedding.weight.repeat(self.size, 1),
-                    self.row_embedding.weight.repeat_interleave(self.size, 0),
-                ],
-                1,
-            )
+            columns = self.column_embedding.weight.repeat(self.size, 1)
+            position = torch.cat([columns, self.row_embedding.weight.repeat_interleave(self.size, 0)], 1)
             query = self.attention(query, position, features, geometry)
         query = self.attention_norm(query)
         query = self.feedforward_norm(query + self.feedforward(query))
@@ -150,25 +145,12 @@ class CameraCrossAttention(nn.Module):
         """Normalised pixels ``[B, N, Q, A, 2]`` and whether each is in the image and in front, ``[B, N, Q, A]``."""
         # Autocast would multiply matrices in half precision and put anchors several pixels off.
         with torch.autocast(geometry.rotation.device.type, enabled=False):
-            return self._project_anchors(geometry)
-
-    def _project_anchors(self, geometry: CameraGeometry) -> tuple[Tensor, Tensor]:
-        matrices = (geometry.rotation, geometry.intrinsics, geometry.image_rotation)
-        rotation, intrinsics, image_rotation = (matrix[:, 0].float() for matrix in matrices)
-        translation = geometry.translation[:, 0, :, None, :].float()
-        shift = geometry.image_translation[:, 0, :, None, :].float()
-        queries, anchors = self.anchors.shape[:2]
-        points = self.anchors.reshape(1, -1, 3) @ inverse(geometry.bda.float()).transpose(1, 2)
-        points = points.unsqueeze(1) - translation
-        points = points @ inverse(rotation @ inverse(intrinsics)).transpose(2, 3)
-        depth = points[..., 2:]
-        points = torch.cat([points[..., :2] / depth.clamp(min=NEAR), depth], -1)
-        points = points @ image_rotation.transpose(2, 3) + shift
+            pixels, depth = geometry.project(self.anchors.reshape(1, -1, 3), NEAR)
         width, height = self.image_size
-        u, v = points[..., 0] / width, points[..., 1] / height
-        valid = (depth[..., 0] > NEAR) & (u > NEAR) & (u < 1 - NEAR) & (v > NEAR) & (v < 1 - NEAR)
+        u, v = pixels[..., 0] / width, pixels[..., 1] / height
+        valid = (depth > NEAR) & (u > NEAR) & (u < 1 - NEAR) & (v > NEAR) & (v < 1 - NEAR)
         valid &= geometry.valid[:, 0, :, None]
-        shape = (*points.shape[:2], queries, anchors)
+        shape = (*depth.shape[:2], *self.anchors.shape[:2])
         return torch.stack([u, v], -1).view(*shape, 2), valid.view(shape)
 
 
@@ -184,11 +166,9 @@ class DeformableAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Offsets start as one direction per head; anchors of the lower half at distance 1, of the upper at 2."""
-        nn.init.zeros_(self.offsets.weight)
-        nn.init.zeros_(self.weights.weight)
-        nn.init.zeros_(self.weights.bias)
+        for zero in (self.offsets.weight, self.weights.weight, self.weights.bias, self.value_projection.bias):
+            nn.init.zeros_(zero)
         nn.init.xavier_uniform_(self.value_projection.weight)
-        nn.init.zeros_(self.value_projection.bias)
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)
         direction = direction / direction.abs().max(-1, keepdim=True).values

@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from bevnext_core.network.bev_backbone import levels
+
 GROUPS = 3
 SPLITS = 4
 
@@ -25,12 +27,7 @@ class Res2Fusion(nn.Module):
 
     def forward(self, bev: Tensor) -> list[Tensor]:
         """``bev [B, F*C, Y, X]``, present frame first, then newest to oldest."""
-        x = self.fusion(bev)
-        outputs = []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return outputs
+        return levels(self.stages, self.fusion(bev))
 
 
 class FusionLayer(nn.Module):

@@ -33,14 +33,10 @@ class ViewTransform(nn.Module):
     @torch.no_grad()
     def points(self, geometry: CameraGeometry) -> Tensor:
         """Frustum points in the (augmented) present ego frame: ``[B*F*N, 3, D*h*w]``, metres."""
-        flat = {
-            name: getattr(geometry, name).flatten(0, 2)
-            for name in ("rotation", "intrinsics", "image_rotation")
-        }
         shift = geometry.image_translation.flatten(0, 2).unsqueeze(-1)
-        points = inverse(flat["image_rotation"]) @ (self.frustum - shift)
+        points = inverse(geometry.image_rotation.flatten(0, 2)) @ (self.frustum - shift)
         points = torch.cat([points[:, :2] * points[:, 2:], points[:, 2:]], 1)
-        points = (flat["rotation"] @ inverse(flat["intrinsics"])) @ points
+        points = (geometry.rotation @ inverse(geometry.intrinsics)).flatten(0, 2) @ points
         points += geometry.translation.flatten(0, 2).unsqueeze(-1)
         per_sample = geometry.rotation.shape[1] * geometry.rotation.shape[2]
         return geometry.bda.repeat_interleave(per_sample, 0) @ points
@@ -56,26 +52,23 @@ class ViewTransform(nn.Module):
         native = bev_pool_form(self.frustum.device) == "c++"
         cells = self._native_cells(geometry) if native else self.cell_of_points(geometry)
         shape = (samples * frames * cameras, *self.shape)
-        return make_plan(cells, samples * frames, (self.cells[1], self.cells[0]), shape)
+        return make_plan(cells, samples * frames, self.cells[1::-1], shape)
 
     def _native_cells(self, geometry: CameraGeometry) -> Tensor:
         """:meth:`cell_of_points` in one pass, bit for bit the same."""
         samples, frames, cameras = geometry.rotation.shape[:3]
-        lift = geometry.rotation @ inverse(geometry.intrinsics)
-        bda = geometry.bda[:, None, None].expand(-1, frames, cameras, -1, -1)
         parts = [
             inverse(geometry.image_rotation),
             geometry.image_translation.unsqueeze(-1),
-            lift,
+            geometry.rotation @ inverse(geometry.intrinsics),
             geometry.translation.unsqueeze(-1),
-            bda,
+            geometry.bda[:, None, None].expand_as(geometry.rotation),
         ]
         projections = torch.cat([part.flatten(0, 2).flatten(1) for part in parts], 1)
         maps = torch.arange(samples * frames, dtype=torch.int32).repeat_interleave(cameras)
         maps = torch.where(geometry.valid.flatten(), maps, -1)
-        size = (self.cells[1], self.cells[0])
         return torch.ops.bevnext.frustum_cells(
-            self.frustum, projections, maps, self.lower, self.interval, size
+            self.frustum, projections, maps, self.lower, self.interval, self.cells[1::-1]
         )
 
     @torch.no_grad()

@@ -26,10 +26,18 @@ from bevnext_core.ops.native import NativeBuildError
 
 POINTER, INT64, INT, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 
+TYPES = {torch.float32: "float", torch.float64: "double"}
+"""The types that C++ and CUDA functions with a type in their name are there for."""
+
 Signatures: TypeAlias = Mapping[str, Sequence[type]]
 Argument: TypeAlias = Tensor | np.ndarray | Sequence[int] | float
 
 _log = logging.getLogger(__name__)
+
+
+def by_type(**functions: Sequence[type]) -> dict[str, Sequence[type]]:
+    """The signatures of functions that are there for each of :data:`TYPES`: ``name_float``, ``name_double``."""
+    return {f"{name}_{kind}": types for name, types in functions.items() for kind in TYPES.values()}
 
 
 class HostCode:
@@ -41,7 +49,7 @@ class HostCode:
     """
 
     def __init__(
-        self, source: Path, signatures: Signatures, tuned: bool = True, flags: Sequence[str] = ()
+        self, source: Path, signatures: Signatures, tuned: bool = True, flags: tuple[str, ...] = ()
     ) -> None:
         self._signatures = {name: [*types, INT] for name, types in signatures.items()}
         self._load = functools.partial(native.load, source, tuned=tuned, flags=flags)
@@ -84,7 +92,7 @@ class CudaCode:
         """
         capability = torch.cuda.get_device_capability(device)
         if capability not in self._libraries:
-            self._libraries[capability] = self.declare(native.load_cuda(self.source, [capability]))
+            self._libraries[capability] = self.declare(native.load_cuda(self.source, (capability,)))
         return self._libraries[capability]
 
     @contextmanager
@@ -95,8 +103,8 @@ class CudaCode:
 
     def build(self) -> None:
         for index in range(torch.cuda.device_count()):
-            with torch.cuda.device(index):
-                if code := getattr(self.library(index), self._check)():
+            with self.on(torch.device("cuda", index)) as (library, _):
+                if code := getattr(library, self._check)():
                     raise NativeBuildError(f"the kernels do not run on GPU {index} (CUDA error {code})")
 
 

@@ -39,7 +39,7 @@ class NativeBuildError(BevnextError):
     """There is no C++ or CUDA compiler, it failed, or what it built cannot be loaded."""
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def compiler() -> tuple[str, ...]:
     """The C++ compiler's command: ``CXX``, else c++, g++ or clang++.
 
@@ -55,7 +55,8 @@ def compiler() -> tuple[str, ...]:
     raise NativeBuildError("no C++ compiler found (c++, g++ or clang++): install one, or set CXX")
 
 
-def load(source: str | Path, *, tuned: bool = True, flags: Sequence[str] = ()) -> ctypes.CDLL:
+@functools.cache
+def load(source: str | Path, *, tuned: bool = True, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     """The shared library of one C++ source file, built when it is not in the cache.
 
     Args:
@@ -68,10 +69,11 @@ def load(source: str | Path, *, tuned: bool = True, flags: Sequence[str] = ()) -
         NativeBuildError: no compiler, the source does not compile (the message holds the first error), or what was
             built cannot be loaded.
     """
-    return _load(str(Path(source).resolve()), tuned, tuple(flags))
+    all_flags = (*BASE_FLAGS, "-march=native" if tuned else "-ffp-contract=off", *flags)
+    return _built(Path(source).resolve(), compiler(), all_flags, [_processor()] if tuned else [])
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def cuda_compiler() -> tuple[str, ...]:
     """nvcc's command: ``CUDACXX``, else below ``CUDA_HOME``, in PATH or below ``/usr/local/cuda``.
 
@@ -87,7 +89,8 @@ def cuda_compiler() -> tuple[str, ...]:
     raise NativeBuildError("no CUDA compiler found (nvcc): install the CUDA toolkit, or set CUDA_HOME")
 
 
-def load_cuda(source: str | Path, capabilities: Sequence[tuple[int, int]]) -> ctypes.CDLL:
+@functools.cache
+def load_cuda(source: str | Path, capabilities: tuple[tuple[int, int], ...]) -> ctypes.CDLL:
     """The shared library of one CUDA source file, built when it is not in the cache.
 
     Args:
@@ -96,16 +99,10 @@ def load_cuda(source: str | Path, capabilities: Sequence[tuple[int, int]]) -> ct
             PTX, which its driver compiles.
 
     Raises:
-        NativeBuildError: no compiler, the source does not compile (the message holds the first error), or what was
-            built cannot be loaded.
+        NativeBuildError: as :func:`load`.
     """
-    return _load_cuda(str(Path(source).resolve()), tuple(capabilities))
-
-
-@functools.cache
-def _load_cuda(source: str, capabilities: tuple[tuple[int, int], ...]) -> ctypes.CDLL:
     command = cuda_compiler()
-    return _built(Path(source), command, (*CUDA_FLAGS, *_cuda_targets(command, capabilities)), [])
+    return _built(Path(source).resolve(), command, (*CUDA_FLAGS, *_cuda_targets(command, capabilities)), [])
 
 
 def _cuda_targets(command: tuple[str, ...], capabilities: Sequence[tuple[int, int]]) -> list[str]:
@@ -123,12 +120,6 @@ def _cuda_targets(command: tuple[str, ...], capabilities: Sequence[tuple[int, in
         newest = 10 * max(capabilities)[0] + max(capabilities)[1]
         flags += ["-gencode", f"arch=compute_{newest},code=compute_{newest}", "--threads", "0"]
     return flags
-
-
-@functools.cache
-def _load(source: str, tuned: bool, flags: tuple[str, ...]) -> ctypes.CDLL:
-    all_flags = (*BASE_FLAGS, *(("-march=native",) if tuned else ("-ffp-contract=off",)), *flags)
-    return _built(Path(source), compiler(), all_flags, [_processor()] if tuned else [])
 
 
 def _built(path: Path, command: tuple[str, ...], all_flags: tuple[str, ...], more: list[str]) -> ctypes.CDLL:

@@ -48,9 +48,8 @@ class AcceleratedNetwork(ProgramNetwork):
 
     def __init__(self, model: BEVNeXt, precision: str, mode: CompileMode) -> None:
         device = next(model.parameters()).device.type
-        programs = {"encode": EncodeProgram, "detect": DetectProgram}
-        parts = (Accelerated(kind(model, precision, device), name, mode) for name, kind in programs.items())
-        super().__init__(model, *parts)
+        encode, detect = EncodeProgram(model, precision, device), DetectProgram(model, precision, device)
+        super().__init__(model, Accelerated(encode, "encode", mode), Accelerated(detect, "detect", mode))
         # A number of samples that depends on the data can neither be recorded nor compiled in one piece.
         if self.refinement.attention is not None:
             self.refinement.attention.dense = mode == "graphs" or device == "cuda"

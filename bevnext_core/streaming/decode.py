@@ -50,18 +50,10 @@ def _candidates(maps: dict[str, Tensor], config: ModelConfig) -> Tensor:
         flat = maps[name].float().flatten(2).transpose(1, 2)
         return flat.gather(1, cells.unsqueeze(-1).expand(-1, -1, flat.shape[-1]))
 
-    offset, rotation = take("reg"), take("rot")
-    boxes = torch.cat(
-        [
-            ((cells % columns).float() + offset[..., 0]).unsqueeze(-1) * bev.cell - bev.extent,
-            ((cells // columns).float() + offset[..., 1]).unsqueeze(-1) * bev.cell - bev.extent,
-            take("height"),
-            take("dim").exp(),
-            torch.atan2(rotation[..., :1], rotation[..., 1:]),
-            take("vel"),
-        ],
-        -1,
-    )
+    rotation = take("rot")
+    center = (torch.stack([cells % columns, cells // columns], -1).float() + take("reg")) * bev.cell - bev.extent
+    yaw = torch.atan2(rotation[..., :1], rotation[..., 1:])
+    boxes = torch.cat([center, take("height"), take("dim").exp(), yaw, take("vel")], -1)
     in_range = (boxes[..., :2].abs() <= head.center_range).all(-1) & (boxes[..., 2].abs() <= head.center_range_z)
     keep = (best > head.score_threshold) & in_range & boxes.isfinite().all(-1)
     return torch.cat([boxes, torch.stack([best, labels.float(), keep.float()], -1)], -1)
@@ -93,21 +85,10 @@ def boxes_from_maps(tasks: list[dict[str, Tensor]], config: ModelConfig) -> list
     """Final boxes of every sample, task by task (not sorted over tasks), with labels into ``config.class_names``."""
     results = []
     for sample in decode(tasks, config):
-        kept = []
-        first_label = 0
-        for candidates, task in zip(sample, config.tasks, strict=True):
-            index = suppress(candidates, task, config.head.max_per_task)
-            kept.append(
-                BoxSet(
-                    candidates.boxes[index], candidates.scores[index], candidates.labels[index] + first_label
-                )
-            )
+        kept, first_label = [], 0
+        for found, task in zip(sample, config.tasks, strict=True):
+            index = suppress(found, task, config.head.max_per_task)
+            kept.append((found.boxes[index], found.scores[index], found.labels[index] + first_label))
             first_label += len(task.classes)
-        results.append(
-            BoxSet(
-                np.concatenate([k.boxes for k in kept]),
-                np.concatenate([k.scores for k in kept]),
-                np.concatenate([k.labels for k in kept]),
-            )
-        )
+        results.append(BoxSet(*map(np.concatenate, zip(*kept, strict=True))))
     return results

@@ -53,11 +53,9 @@ def resize_and_crop_on_device(images: Tensor, transform: ImageTransform) -> Tens
 
 def _pass(images: Tensor, dim: int, tables: tuple[Tensor, Tensor]) -> Tensor:
     """One pass of ``[N, H, W, 3]`` uint8 along ``dim``: 1, columns, or 2, rows."""
-    shape = [1, 1, 1, 1]
-    shape[dim] = -1
     total: Tensor | int = 1 << (BITS - 1)
     for index, factor in zip(*tables, strict=True):
-        total = (images.index_select(dim, index).int() * factor.view(shape)).add_(total)
+        total = (images.index_select(dim, index).int() * factor.view(-1, *[1] * (3 - dim))).add_(total)
     assert isinstance(total, Tensor)
     return (total >> BITS).clamp_(0, 255).to(torch.uint8)
 
@@ -91,17 +89,12 @@ def _taps(size: int, resized: int, start: int, stop: int) -> tuple[np.ndarray, n
     read = first[:, None] + np.arange(math.ceil(reach) * 2 + 1)
     used = read < last[:, None]
     weights = np.where(used, _bicubic((read - center[:, None] + 0.5) * (1.0 / stretch)), 0.0)
-    # One by one from the first: another order of summation may round otherwise.
-    norm = np.zeros(len(weights))
-    for tap in range(weights.shape[1]):
-        norm += weights[:, tap]
-    weights /= norm[:, None]
+    # One by one from the first, as cumsum adds: another order of summation may round otherwise.
+    weights /= weights.cumsum(1)[:, -1:]
     fixed = np.trunc(weights * (1 << BITS) + np.where(weights < 0, -0.5, 0.5))
     used_taps = max(1, int(used.sum(1).max()))
-    return (
-        np.ascontiguousarray(np.where(used, read, 0)[:, :used_taps], np.int32),
-        np.ascontiguousarray(fixed[:, :used_taps], np.int32),
-    )
+    indices = np.where(used, read, 0)[:, :used_taps]
+    return indices.astype(np.int32), fixed[:, :used_taps].astype(np.int32)
 
 
 def _bicubic(x: np.ndarray) -> np.ndarray:

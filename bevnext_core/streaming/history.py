@@ -48,9 +48,7 @@ class History(Generic[T]):
     def __init__(self, slots: int, interval: float, options: HistoryOptions) -> None:
         self.slots, self.interval, self.options = slots, interval, options
         span = (slots + 0.5) * interval
-        self.capacity = (
-            slots if options.slots == "count" else int(span / max(options.store_interval, 1e-3)) + 2
-        )
+        self.capacity = slots if options.slots == "count" else int(span / max(options.store_interval, 1e-3)) + 2
         self._frames: deque[Stored[T]] = deque(maxlen=max(self.capacity, 1))
         self._last: tuple[int, np.ndarray] | None = None
 
@@ -84,15 +82,12 @@ class History(Generic[T]):
         """The stored frame of each slot, newest slot first; ``None`` where there is none."""
         past = [frame for frame in self._frames if frame.stamp_ns < stamp_ns]
         if self.options.slots == "count":
-            newest_first = past[::-1][: self.slots]
-            return [*newest_first, *([None] * (self.slots - len(newest_first)))]
+            return [*past[::-1], *[None] * self.slots][: self.slots]
         chosen: list[Stored[T] | None] = []
         for slot in range(1, self.slots + 1):
             target = stamp_ns - round(slot * self.interval * SECOND)
-            best = min(past, key=lambda frame: abs(frame.stamp_ns - target), default=None)
-            if best is not None and abs(best.stamp_ns - target) > self.interval / 2 * SECOND:
-                best = None
-            chosen.append(best)
+            near = [frame for frame in past if abs(frame.stamp_ns - target) <= self.interval / 2 * SECOND]
+            chosen.append(min(near, key=lambda frame: abs(frame.stamp_ns - target), default=None))
         return chosen
 
     def push(self, stamp_ns: int, global_from_ego: np.ndarray, item: T) -> None:

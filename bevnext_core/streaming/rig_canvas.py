@@ -24,7 +24,8 @@ class RigCanvas:
     """
 
     def __init__(self, upload: Uploader, target: ImageConfig, cameras: int, on_device: bool) -> None:
-        self._upload, self._target, self._on_device = upload, target, on_device
+        self._upload, self._on_device = upload, on_device
+        self._shape = (target.height, target.width, 3)
         self._threads = ThreadPoolExecutor(max_workers=cameras, thread_name_prefix="images")
 
     def __call__(self, images: Sequence[np.ndarray | None], transforms: Sequence[ImageTransform]) -> Tensor:
@@ -44,11 +45,10 @@ class RigCanvas:
         for (_, transform), indices in alike.items():
             sources = self._upload.images([images[i] for i in indices], self._threads.map)  # type: ignore[misc]
             rows |= zip(indices, resize_and_crop_on_device(sources, transform), strict=True)
-        shape = (self._target.height, self._target.width, 3)
-        black = torch.zeros(shape, dtype=torch.uint8, device=self._upload.device)
+        black = torch.zeros(*self._shape, dtype=torch.uint8, device=self._upload.device)
         return torch.stack([rows.get(index, black) for index in range(len(images))])
 
     def _resized(self, image: np.ndarray | None, transform: ImageTransform) -> np.ndarray:
         if image is None:
-            return np.zeros((self._target.height, self._target.width, 3), np.uint8)
+            return np.zeros(self._shape, np.uint8)
         return resize_and_crop(image, transform)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bevnext_core.config import ImageConfig
@@ -49,13 +50,13 @@ class RigState:
             _tensor(ego_from_camera[:, :3, :3]),
             _tensor(ego_from_camera[:, :3, 3]),
             _tensor(self.intrinsics),
-            _tensor(np.stack([transform.rotation for transform in self.transforms])),
-            _tensor(np.stack([transform.translation for transform in self.transforms])),
+            _tensor([transform.rotation for transform in self.transforms]),
+            _tensor([transform.translation for transform in self.transforms]),
             torch.eye(3)[None],
             torch.tensor(self.valid)[None, None],
         )
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def _tensor(array: ArrayLike) -> Tensor:
     """``[N, ...]`` float64 -> ``[1, 1, N, ...]`` float32."""
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]
+    return torch.from_numpy(np.array(array, np.float32))[None, None]

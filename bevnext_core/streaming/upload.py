@@ -31,9 +31,7 @@ class Uploader:
             moved = pinned.to(self.device, non_blocking=True)
         return self._handed_over(moved)
 
-    def images(
-        self, images: Sequence[np.ndarray], map_images: Callable[..., Iterable[Any]] = map
-    ) -> Tensor:
+    def images(self, images: Sequence[np.ndarray], map_images: Callable[..., Iterable[Any]] = map) -> Tensor:
         """``[N, H, W, C]`` on the device of N images ``[H, W, C]`` uint8.
 
         On a GPU each image is on its way while the next ones are copied into pinned memory, by ``map_images``: ``map``

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bevnext_benchmarks.gpu.baseline import baseline_backward, baseline_forward
 from bevnext_core.ops import native
 from bevnext_core.ops.bev_pool import operator as bev_pool_op
-from bevnext_core.ops.bev_pool.baseline import baseline_backward, baseline_forward
 from bevnext_core.ops.bev_pool.plain import (
     PoolPlan,
     bev_pool,

@@ -74,13 +74,8 @@ def draw_image_augmentation(
     resized = int(width * ratio), int(height * ratio)
     top = resized[1] - target.height
     left = int(rng.uniform(0, max(0, resized[0] - target.width)))
-    return ImageAugmentation(
-        ratio,
-        resized,
-        (left, top, left + target.width, top + target.height),
-        bool(rng.integers(2)),
-        float(rng.uniform(*ROTATION_RANGE)),
-    )
+    crop = (left, top, left + target.width, top + target.height)
+    return ImageAugmentation(ratio, resized, crop, bool(rng.integers(2)), float(rng.uniform(*ROTATION_RANGE)))
 
 
 @dataclass(frozen=True)

@@ -96,18 +96,13 @@ def join_samples(samples: Sequence[Batch]) -> Batch:
     """One batch from batches of one sample (the data loader's collate function)."""
     return Batch(
         torch.cat([sample.canvas for sample in samples]),
-        join_geometry([sample.geometry for sample in samples]),
+        CameraGeometry.join([sample.geometry for sample in samples]),
         [boxes for sample in samples for boxes in sample.boxes],
         [labels for sample in samples for labels in sample.labels],
         torch.cat([sample.depth for sample in samples]),
         [token for sample in samples for token in sample.tokens],
         [fault for sample in samples for fault in sample.faults],
     )
-
-
-def join_geometry(parts: Sequence[CameraGeometry]) -> CameraGeometry:
-    """The samples of all ``parts``, which have as many frames each."""
-    return CameraGeometry(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 class TrainingDataset(Dataset):
@@ -129,9 +124,7 @@ class TrainingDataset(Dataset):
         self.frames = np.flatnonzero(np.isin(index.scenes, np.array(scenes)))
         if not len(self.frames):
             present = ", ".join(sorted(set(index.scenes.tolist()))[:20])
-            raise DatasetError(
-                f"no scene of {split} is in {index.dataroot} ({index.version}), which holds {present}"
-            )
+            raise DatasetError(f"no scene of {split} is in {index.dataroot} ({index.version}), which holds {present}")
         if not any(len(index.truth(int(frame))[0]) for frame in self.frames):
             raise DatasetError(
                 f"the frames of {split} in {index.dataroot} ({index.version}) have no annotated objects: "
@@ -232,19 +225,15 @@ class TrainingDataset(Dataset):
         image_rotation, image_translation = matrices.copy(), np.zeros((len(matrices), 3))
         image_rotation[:, :2, 2] = 0
         image_translation[:, :2] = matrices[:, :2, 2]
-
-        def over_frames(array: np.ndarray) -> Tensor:
-            repeated = np.broadcast_to(array, (len(window), *array.shape))
-            return torch.from_numpy(np.array(repeated, np.float32))[None]
-
-        return CameraGeometry(
-            torch.from_numpy(ego_from_camera[..., :3, :3].astype(np.float32))[None],
-            torch.from_numpy(ego_from_camera[..., :3, 3].astype(np.float32))[None],
-            torch.from_numpy(index.intrinsics[list(intrinsics)].astype(np.float32))[None],
-            over_frames(image_rotation),
-            over_frames(image_translation),
-            torch.from_numpy(bev_draw.matrix().astype(np.float32))[None],
+        parts = (
+            ego_from_camera[..., :3, :3],
+            ego_from_camera[..., :3, 3],
+            index.intrinsics[list(intrinsics)],
+            np.tile(image_rotation, (len(window), 1, 1, 1)),
+            np.tile(image_translation, (len(window), 1, 1)),
+            bev_draw.matrix(),
         )
+        return CameraGeometry(*(torch.from_numpy(part.astype(np.float32))[None] for part in parts))
 
     def _truth(self, frame: int, bev_draw: BevAugmentation) -> tuple[Tensor, Tensor]:
         """Boxes ``[n, 9]`` and labels ``[n]`` of a frame, augmented, inside the grid."""
@@ -262,10 +251,8 @@ class TrainingDataset(Dataset):
             image = read_image(self.index.dataroot / str(self.index.image_files[frame, camera]), name)
             width, height = (int(v) for v in self.index.image_sizes[frame, camera])
             if image.shape[:2] != (height, width):
-                raise FrameError(
-                    f"{name}: the image is {image.shape[1]}x{image.shape[0]}, but its calibration is for "
-                    f"{width}x{height}"
-                )
+                size = f"{image.shape[1]}x{image.shape[0]}"
+                raise FrameError(f"{name}: the image is {size}, but its calibration is for {width}x{height}")
             return draws[camera].apply(image)
 
         with ThreadPoolExecutor(2) as pool:
@@ -281,21 +268,11 @@ class TrainingDataset(Dataset):
             if self.config.training.missing_lidar == "skip":
                 raise
             return np.zeros((len(self.config.cameras), rows, columns), np.float32)
-        return np.stack(
-            [
-                lidar_depth_map(
-                    points,
-                    invert_rigid(index.global_from_camera[frame, camera]) @ index.global_from_lidar[frame],
-                    index.intrinsics[frame, camera],
-                    image_matrices[camera],
-                    image.height,
-                    image.width,
-                    FEATURE_STRIDE,
-                    (depth.min, depth.max),
-                )
-                for camera in range(len(self.config.cameras))
-            ]
-        )
+        camera_from_lidar = invert_rigid(index.global_from_camera[frame]) @ index.global_from_lidar[frame]
+        views = zip(camera_from_lidar, index.intrinsics[frame], image_matrices, strict=True)
+        reach = (depth.min, depth.max)
+        maps = (lidar_depth_map(points, *v, image.height, image.width, FEATURE_STRIDE, reach) for v in views)
+        return np.stack(list(maps))
 
     def _lidar(self, frame: int) -> np.ndarray:
         name = str(self.index.lidar_files[frame])

@@ -28,16 +28,7 @@ from bevnext_core.geometry import rigid
 
 SOURCES = tuple(
     Path(module.__file__).resolve()
-    for module in (
-        sys.modules[__name__],
-        nuscenes,
-        nuscenes_tables,
-        ground_truth,
-        boxes,
-        classes,
-        files,
-        geometry,
-    )
+    for module in (sys.modules[__name__], nuscenes, nuscenes_tables, ground_truth, boxes, classes, files, geometry)
     if module.__file__
 )
 """The code that fills an index: when it changes, the index is built again."""
@@ -88,9 +79,7 @@ class DatasetIndex:
         return self.boxes[part][seen], self.labels[part][seen]
 
 
-_ARRAYS = tuple(
-    name for name in DatasetIndex.__dataclass_fields__ if name not in ("dataroot", "version", "faults")
-)
+_ARRAYS = tuple(name for name in DatasetIndex.__dataclass_fields__ if name not in ("dataroot", "version", "faults"))
 
 
 def open_index(
@@ -156,9 +145,7 @@ def _read(path: Path, dataroot: Path, version: str, key: dict[str, Any]) -> Data
 def _build(dataroot: Path, version: str, progress: bool) -> DatasetIndex:
     from tqdm import tqdm
 
-    reader = NuScenesReader(
-        dataroot, version, cameras=CAMERAS, anchor_camera=ANCHOR_CAMERA, class_names=CLASSES
-    )
+    reader = NuScenesReader(dataroot, version, cameras=CAMERAS, anchor_camera=ANCHOR_CAMERA, class_names=CLASSES)
     rows: list[dict[str, Any]] = []
     faults: list[tuple[str, str]] = []
     bar = tqdm(reader.scenes, desc=f"index of {version}", unit="scene", disable=not progress)
@@ -175,9 +162,7 @@ def _build(dataroot: Path, version: str, progress: bool) -> DatasetIndex:
             rows.append(row)
     if not rows:
         token, reason = faults[0] if faults else ("", "there is none")
-        raise DatasetError(
-            f"{dataroot} ({version}) holds no key frame that can be used; the first, {token}: {reason}"
-        )
+        raise DatasetError(f"{dataroot} ({version}) holds no key frame that can be used; the first, {token}: {reason}")
     boxes = [row.pop("boxes") for row in rows]
     labels = [row.pop("labels") for row in rows]
     points = [row.pop("points") for row in rows]
@@ -213,9 +198,7 @@ def _row(reader: NuScenesReader, ref: Any) -> dict[str, Any]:
     boxes[:, 7:9] = np.nan_to_num(boxes[:, 7:9], nan=0.0, posinf=0.0, neginf=0.0)
     usable = np.isfinite(boxes).all(1) & (boxes[:, 3:6] > 0).all(1)
     if not usable.all():
-        raise DatasetError(
-            f"annotation {truth.annotation_tokens[int(np.argmin(usable))]} has an impossible box"
-        )
+        raise DatasetError(f"annotation {truth.annotation_tokens[int(np.argmin(usable))]} has an impossible box")
     lidar = row_of(reader.tables, "sample", ref.sample_token)["data"].get(LIDAR)
     lidar_record = row_of(reader.tables, "sample_data", lidar) if lidar else None
     return {
@@ -242,11 +225,7 @@ def _global_from_sensor(reader: NuScenesReader, record: dict[str, Any]) -> np.nd
     for table, field in (("ego_pose", "ego_pose_token"), ("calibrated_sensor", "calibrated_sensor_token")):
         row = row_of(reader.tables, table, value("sample_data", record, field))
         try:
-            transform = transform @ rigid(
-                numbers(table, row, "rotation", 4), numbers(table, row, "translation", 3)
-            )
+            transform = transform @ rigid(numbers(table, row, "rotation", 4), numbers(table, row, "translation", 3))
         except ValueError as error:
-            raise FrameError(
-                f"{record['filename']}: the pose or calibration cannot be used: {error}"
-            ) from None
+            raise FrameError(f"{record['filename']}: the pose or calibration cannot be used: {error}") from None
     return transform

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bevnext_core.errors import FrameError, one_line
 from bevnext_core.network.camera_geometry import CameraGeometry
-from training.data.dataset import Batch, TrainingDataset, join_geometry, join_samples
+from training.data.dataset import Batch, TrainingDataset, join_samples
 from training.data.index import DatasetIndex
 from training.data.sampler import EpochSampler
 
@@ -47,14 +47,10 @@ def join_runs(runs: Sequence[SharedBatch]) -> SharedBatch:
     sample = np.concatenate([np.arange(len(run.canvas)) < len(run.slots) for run in runs])
     order = torch.from_numpy(np.argsort(~sample, kind="stable"))
     slots = torch.cat([run.slots + int(start) for run, start in zip(runs, starts)])
-    own = join_geometry([run.own for run in runs])
+    own = CameraGeometry.join([run.own for run in runs]).samples(order)
     joined = join_samples(runs)
     joined.canvas = joined.canvas[order]
-    return SharedBatch(
-        **vars(joined),
-        own=CameraGeometry(**{name: value[order] for name, value in vars(own).items()}),
-        slots=order.argsort()[slots],
-    )
+    return SharedBatch(**vars(joined), own=own, slots=order.argsort()[slots])
 
 
 class RunDataset(TrainingDataset):
@@ -85,12 +81,12 @@ class RunDataset(TrainingDataset):
         truth = [self._truth(frame, bev_draw) for frame in frames]
         return SharedBatch(
             torch.from_numpy(np.stack(canvas)),
-            join_geometry([self._geometry(w[0], w, w, image_draws, bev_draw) for w in windows.tolist()]),
+            CameraGeometry.join([self._geometry(w[0], w, w, image_draws, bev_draw) for w in windows.tolist()]),
             [boxes for boxes, _ in truth],
             [labels for _, labels in truth],
             torch.from_numpy(np.stack([self._depth(frame, matrices) for frame in frames])),
             [str(index.tokens[frame]) for frame in frames],
-            own=join_geometry([self._geometry(f, [f], [f], image_draws, bev_draw) for f in place]),
+            own=CameraGeometry.join([self._geometry(f, [f], [f], image_draws, bev_draw) for f in place]),
             slots=torch.tensor([[place[f] for f in w] for w in windows.tolist()]),
         )
 

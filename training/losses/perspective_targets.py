@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bevnext_core.config import FEATURE_STRIDE, ModelConfig
-from bevnext_core.network.camera_geometry import CameraGeometry, inverse
+from bevnext_core.network.camera_geometry import CameraGeometry
 
 NEAR = 0.5
 """Metres in front of the camera from which a corner can be projected."""
@@ -75,7 +75,8 @@ def patch_classes(
     for sample in range(samples):
         if not len(boxes[sample]):
             continue
-        pixels, depth = _projected(_corners(boxes[sample]), geometry, sample)
+        present = geometry.samples(slice(sample, sample + 1))
+        pixels, depth = (v[0].unflatten(1, (-1, 8)) for v in present.project(_corners(boxes[sample])[None], NEAR))
         front = depth > NEAR
         low = torch.where(front[..., None], pixels, torch.inf).amin(2)
         high = torch.where(front[..., None], pixels, -torch.inf).amax(2)
@@ -91,21 +92,9 @@ def patch_classes(
 
 
 def _corners(boxes: Tensor) -> Tensor:
-    """``[n, 8, 3]`` of boxes ``[n, 9]``, in any order."""
+    """``[n * 8, 3]`` of boxes ``[n, 9]``, in any order."""
     signs = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5], device=boxes.device)] * 3)
     local = signs * boxes[:, None, 3:6]
     cos, sin = boxes[:, 6, None].cos(), boxes[:, 6, None].sin()
     rotated = [local[..., 0] * cos - local[..., 1] * sin, local[..., 0] * sin + local[..., 1] * cos, local[..., 2]]
-    return torch.stack(rotated, -1) + boxes[:, None, :3]
-
-
-def _projected(points: Tensor, geometry: CameraGeometry, sample: int) -> tuple[Tensor, Tensor]:
-    """Points ``[n, 8, 3]`` in the present frame's images: pixels ``[N, n, 8, 2]`` and depth ``[N, n, 8]``."""
-    rotation, intrinsics = geometry.rotation[sample, 0], geometry.intrinsics[sample, 0]
-    points = points.reshape(-1, 3) @ inverse(geometry.bda[sample]).T
-    seen = (points - geometry.translation[sample, 0, :, None]) @ rotation  # the inverse of camera -> ego
-    depth = seen[..., 2]
-    rays = seen / depth.clamp(min=NEAR)[..., None]
-    rays = rays @ intrinsics.transpose(1, 2)
-    pixels = rays @ geometry.image_rotation[sample, 0].transpose(1, 2) + geometry.image_translation[sample, 0, :, None]
-    return pixels[..., :2].unflatten(1, (-1, 8)), depth.unflatten(1, (-1, 8))
+    return (torch.stack(rotated, -1) + boxes[:, None, :3]).flatten(0, 1)

@@ -97,17 +97,8 @@ def detection_targets(
     center, index = center[keep], index[keep]
 
     _draw_gaussians(heatmaps, sample, label, index, gaussian_radius(box[:, 3] / cell, box[:, 4] / cell))
-    values = torch.cat(
-        [
-            center - index,
-            box[:, 2:3],
-            box[:, 3:6].log(),
-            torch.sin(box[:, 6:7]),
-            torch.cos(box[:, 6:7]),
-            box[:, 7:9],
-        ],
-        1,
-    )
+    yaw = box[:, 6:7]
+    values = torch.cat([center - index, box[:, 2:3], box[:, 3:6].log(), yaw.sin(), yaw.cos(), box[:, 7:9]], 1)
     return DetectionTargets(heatmaps, sample, task, index[:, 1] * size + index[:, 0], values)
 
 

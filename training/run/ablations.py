@@ -22,6 +22,7 @@ from bevnext_core.evaluation.submission import MAX_BOXES, submission_records
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.camera_geometry import CameraGeometry
+from bevnext_core.streaming.decode import BoxSet
 from training.data.index import DatasetIndex
 
 
@@ -70,60 +71,34 @@ def warp(bev: Tensor, past_from_present: np.ndarray, extent: float) -> Tensor:
     return F.grid_sample(bev, grid, align_corners=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Prior:
-    """Where objects of each class mostly are around the vehicle, and how large: a guess without images.
-
-    Attributes:
-        boxes: ``[M, 9]`` in any ego frame, the likeliest first; scores: ``[M]``, objects per frame; labels: ``[M]``.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-
-    def records(self, reader: NuScenesReader, ref: FrameRef, config: ModelConfig) -> list[dict[str, Any]]:
-        """Submission records of a frame."""
-        pose = reader.global_from_ego(ref)
-        found = Detections(
-            self.boxes, self.scores, self.labels, config.class_names, ref.stamp_ns, pose, ref.sample_token
-        )
-        return submission_records(found)
+def guessed(prior: BoxSet, reader: NuScenesReader, ref: FrameRef, config: ModelConfig) -> list[dict[str, Any]]:
+    """Submission records of a frame in which a guess without images, in any ego frame, is taken for what is there."""
+    boxes, pose = (prior.boxes, prior.scores, prior.labels), reader.global_from_ego(ref)
+    return submission_records(Detections(*boxes, config.class_names, ref.stamp_ns, pose, ref.sample_token))
 
 
-def mean_places(index: DatasetIndex, frames: np.ndarray, classes: int) -> Prior:
+def mean_places(index: DatasetIndex, frames: np.ndarray, classes: int) -> BoxSet:
     """One object of each class, at the mean place, size, heading and velocity of its class in ``frames``."""
     boxes, labels = _objects(index, frames)
-    rows, kept, scores = [], [], []
-    for label in range(classes):
-        own = boxes[labels == label]
-        if len(own):
-            rows.append(_mean_box(own))
-            kept.append(label)
-            scores.append(min(1.0, len(own) / len(frames)))
-    return Prior(np.array(rows, np.float32), np.array(scores, np.float32), np.array(kept))
+    found = [(_mean_box(own), len(own), c) for c in range(classes) if len(own := boxes[labels == c])]
+    return _prior(found, len(frames))
 
 
-def likely_places(index: DatasetIndex, frames: np.ndarray, classes: int, extent: float, cell: float) -> Prior:
+def likely_places(index: DatasetIndex, frames: np.ndarray, classes: int, extent: float, cell: float) -> BoxSet:
     """The cells of the BEV grid where a class was seen most often in ``frames``, each with the mean of its objects.
 
     At most :data:`~bevnext_core.evaluation.submission.MAX_BOXES` of all classes together, the same number of each.
     """
     boxes, labels = _objects(index, frames)
-    size = round(2 * extent / cell)
-    column, row = (np.floor((boxes[:, axis] + extent) / cell).astype(int) for axis in (0, 1))
-    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-    rows, kept, scores = [], [], []
+    cells = np.floor((boxes[:, 1::-1] + extent) / cell).astype(int)  # row, column
+    inside = ((cells >= 0) & (cells < round(2 * extent / cell))).all(1)
+    found = []
     for label in range(classes):
         own = inside & (labels == label)
-        _, inverse, counts = np.unique(
-            row[own] * size + column[own], return_inverse=True, return_counts=True
-        )
+        places, counts = np.unique(cells[own], axis=0, return_counts=True)
         for place in np.argsort(-counts, kind="stable")[: MAX_BOXES // classes]:
-            rows.append(_mean_box(boxes[own][inverse == place]))
-            kept.append(label)
-            scores.append(counts[place] / len(frames))
-    return Prior(np.array(rows, np.float32), np.array(scores, np.float32), np.array(kept))
+            found.append((_mean_box(boxes[own & (cells == places[place]).all(1)]), counts[place], label))
+    return _prior(found, len(frames))
 
 
 def _objects(index: DatasetIndex, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,9 +106,14 @@ def _objects(index: DatasetIndex, frames: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.concatenate([boxes for boxes, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
+def _prior(found: Sequence[tuple[np.ndarray, int, int]], frames: int) -> BoxSet:
+    """Of (box, objects in all ``frames``, label), the likeliest of a class first; scores are objects per frame."""
+    boxes, counts, labels = (np.array(values) for values in zip(*found, strict=True))
+    return BoxSet(boxes.astype(np.float32), np.minimum(1, counts / frames).astype(np.float32), labels)
+
+
 def _mean_box(boxes: np.ndarray) -> np.ndarray:
     """Means, with that of the headings taken on the circle."""
     mean = boxes.astype(np.float64).mean(0)
     mean[6] = np.arctan2(np.sin(boxes[:, 6]).mean(), np.cos(boxes[:, 6]).mean())
     return mean
-

@@ -20,7 +20,6 @@ IMAGENET_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 """torchvision's ``ResNet50_Weights.IMAGENET1K_V1``, the published initialisation (not ``DEFAULT``)."""
 IMAGENET_HASH = "0676ba61"
 """First digits of the file's SHA-256."""
-PERSPECTIVE_PREFIX = "backbone."
 
 
 def initialise(network: BEVNeXt, options: argparse.Namespace) -> list[str]:
@@ -88,16 +87,12 @@ def load_perspective(network: BEVNeXt, path: str | Path | None) -> str:
     state = data.get("state_dict", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds no state dict but {type(data).__name__}")
-    backbone = {
-        name.removeprefix(PERSPECTIVE_PREFIX): value
-        for name, value in state.items()
-        if isinstance(name, str) and name.startswith(PERSPECTIVE_PREFIX)
-    }
-    others = len(state) - len(backbone)
+    prefix = "backbone."
+    backbone = {name[len(prefix) :]: value for name, value in state.items() if str(name).startswith(prefix)}
     taken, unused = _load_backbone(network, backbone, str(path))
     return (
         f"backbone from {path}: {taken} entries taken, unused in the backbone: {_listing(unused)}; "
-        f"{others} entries of other parts left"
+        f"{len(state) - len(backbone)} entries of other parts left"
     )
 
 
@@ -115,9 +110,7 @@ def _load_backbone(network: BEVNeXt, state: Mapping[str, Tensor], source: str) -
         if state[name].shape != own[name].shape
     ]
     if misshapen:
-        raise CheckpointError(
-            f"{source} is a backbone of another size: {_listing(misshapen)}"
-        )
+        raise CheckpointError(f"{source} is a backbone of another size: {_listing(misshapen)}")
     network.backbone.load_state_dict(own | {name: state[name].to(own[name].dtype) for name in wanted})
     return len(wanted), [name for name in state if name not in own]
 

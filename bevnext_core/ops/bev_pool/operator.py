@@ -17,25 +17,23 @@ from bevnext_core.ops.compiled import (
     INT,
     INT64,
     POINTER,
+    TYPES,
     CudaCode,
     Forms,
     HostCode,
+    by_type,
     launch,
     register_gradients,
 )
 
-_NAMES = {torch.float32: "float", torch.float64: "double"}
 _NUMBERS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
-_FORWARD = [POINTER, POINTER, INT, POINTER, *[INT64] * 7, POINTER, INT]
-_BACKWARD = [POINTER, INT, POINTER, POINTER, INT, POINTER, *[INT64] * 7, POINTER, POINTER]
 HOST = HostCode(
     Path(__file__).with_name("bev_pool.cpp"),
-    {
-        f"bev_pool_{way}_{name}": types
-        for name in _NAMES.values()
-        for way, types in (("forward", _FORWARD), ("backward", _BACKWARD))
-    },
+    by_type(
+        bev_pool_forward=[POINTER, POINTER, INT, POINTER, *[INT64] * 7, POINTER, INT],
+        bev_pool_backward=[POINTER, INT, POINTER, POINTER, INT, POINTER, *[INT64] * 7, POINTER, POINTER],
+    ),
 )
 CUDA = CudaCode(
     Path(__file__).with_name("bev_pool.cu"),
@@ -74,19 +72,10 @@ def bev_pool(
         _check_indices("pixels", pixels, depth.numel(), depth.device)
         _check_indices("cell_starts", cell_starts, maps * rows * columns + 1, depth.device)
         with CUDA.on(depth.device) as (library, stream):
-            return cuda_forward(
-                library, stream, depth, context, points, pixels, cell_starts, shape, channels_last
-            )
-    dtype = _wide(depth, context)
+            return cuda_forward(library, stream, depth, context, points, pixels, cell_starts, shape, channels_last)
+    dtype, inputs = _host_inputs(depth, context, cells, maps, rows * columns, channels_last)
     out = _empty((maps, context.shape[1], rows, columns), depth, dtype, channels_last)
-    inputs = (depth.to(dtype).contiguous(), _laid_out(context.to(dtype), channels_last), channels_last, cells)
-    HOST(
-        f"bev_pool_forward_{_NAMES[dtype]}",
-        *inputs,
-        *_sizes(depth, context, maps, rows * columns),
-        out,
-        channels_last,
-    )
+    HOST(f"bev_pool_forward_{TYPES[dtype]}", *inputs, out, channels_last)
     return out
 
 
@@ -106,14 +95,12 @@ def bev_pool_backward(
         with CUDA.on(depth.device) as (library, stream):
             return cuda_backward(library, stream, grad, depth, context, cells, channels_last)
     maps, _, rows, columns = grad.shape
-    dtype = _wide(depth, context)
-    grad_last = not grad.is_contiguous() and grad.is_contiguous(memory_format=torch.channels_last)
+    dtype, inputs = _host_inputs(depth, context, cells, maps, rows * columns, channels_last)
+    grad_last = is_channels_last(grad)
     grad = _laid_out(grad.to(dtype), grad_last)
-    inputs = (depth.to(dtype).contiguous(), _laid_out(context.to(dtype), channels_last), channels_last, cells)
     depth_grad = _empty(depth.shape, depth, dtype, False)
     context_grad = _empty(context.shape, depth, dtype, channels_last)
-    sizes = _sizes(depth, context, maps, rows * columns)
-    HOST(f"bev_pool_backward_{_NAMES[dtype]}", grad, grad_last, *inputs, *sizes, depth_grad, context_grad)
+    HOST(f"bev_pool_backward_{TYPES[dtype]}", grad, grad_last, *inputs, depth_grad, context_grad)
     return depth_grad.to(depth.dtype), context_grad.to(context.dtype)
 
 
@@ -220,9 +207,19 @@ def _wide(depth: Tensor, context: Tensor) -> torch.dtype:
     return torch.promote_types(torch.float32, torch.promote_types(depth.dtype, context.dtype))
 
 
-def _sizes(depth: Tensor, context: Tensor, maps: int, map_plane: int) -> tuple[int, ...]:
+def _host_inputs(
+    depth: Tensor, context: Tensor, cells: Tensor, maps: int, map_plane: int, channels_last: bool
+) -> tuple[torch.dtype, tuple[Tensor | int, ...]]:
+    """The type that is computed in, and what both C++ functions take."""
+    dtype = _wide(depth, context)
+    tables = (depth.to(dtype).contiguous(), _laid_out(context.to(dtype), channels_last), channels_last, cells)
     cameras, bins, height, width = depth.shape
-    return cameras, bins, context.shape[1], height, width, maps, map_plane
+    return dtype, (*tables, cameras, bins, context.shape[1], height, width, maps, map_plane)
+
+
+def is_channels_last(values: Tensor) -> bool:
+    """Whether ``[M, C, h, w]`` lies channels-last in memory, and not also contiguous."""
+    return values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
@@ -234,6 +231,4 @@ def _laid_out(values: Tensor, channels_last: bool) -> Tensor:
 
 
 def _empty(size: Sequence[int], like: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
-    return torch.empty(
-        tuple(size), dtype=dtype, device=like.device, memory_format=memory_format(channels_last)
-    )
+    return torch.empty(tuple(size), dtype=dtype, device=like.device, memory_format=memory_format(channels_last))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bevnext_core.ops.bev_pool.operator import FORMS, memory_format
+from bevnext_core.ops.bev_pool.operator import FORMS, is_channels_last, memory_format
 
 
 @dataclass
@@ -138,8 +138,3 @@ def bev_pool_plain(depth: Tensor, context: Tensor, plan: PoolPlan) -> Tensor:
         bev = F.embedding_bag(pixels, table, starts, mode="sum", per_sample_weights=weights)[:total]
     bev = bev.view(plan.maps, *plan.size, -1).permute(0, 3, 1, 2)
     return bev.contiguous(memory_format=memory_format(is_channels_last(context)))
-
-
-def is_channels_last(values: Tensor) -> bool:
-    """Whether ``[M, C, h, w]`` lies channels-last in memory, and not also contiguous."""
-    return values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()

@@ -16,30 +16,30 @@ from bevnext_core.ops.compiled import (
     INT,
     INT64,
     POINTER,
+    TYPES,
     CudaCode,
     Forms,
     HostCode,
+    by_type,
     launch,
     register_gradients,
 )
 
 MAX_CUDA_BINS = 512
 
-_NAMES = {torch.float32: "float", torch.float64: "double"}
-
-_FORWARD = [*[POINTER] * 3, DOUBLE, POINTER, INT64, POINTER]
-_BACKWARD = [*[POINTER] * 5, DOUBLE, POINTER, INT64, POINTER, POINTER]
-_CUDA_FORWARD = [*[POINTER] * 5, INT, INT, *[POINTER] * 4]
-_CUDA_BACKWARD = [*[POINTER] * 7, INT, INT, *[POINTER] * 6]
 HOST = HostCode(
     Path(__file__).with_name("crf.cpp"),
-    {f"crf_forward_{name}": _FORWARD for name in _NAMES.values()}
-    | {f"crf_backward_{name}": _BACKWARD for name in _NAMES.values()},
+    by_type(
+        crf_forward=[*[POINTER] * 3, DOUBLE, POINTER, INT64, POINTER],
+        crf_backward=[*[POINTER] * 5, DOUBLE, POINTER, INT64, POINTER, POINTER],
+    ),
 )
 CUDA = CudaCode(
     Path(__file__).with_name("crf.cu"),
-    {f"crf_cuda_forward_{name}": _CUDA_FORWARD for name in _NAMES.values()}
-    | {f"crf_cuda_backward_{name}": _CUDA_BACKWARD for name in _NAMES.values()},
+    by_type(
+        crf_cuda_forward=[*[POINTER] * 5, INT, INT, *[POINTER] * 4],
+        crf_cuda_backward=[*[POINTER] * 7, INT, INT, *[POINTER] * 6],
+    ),
     check="crf_cuda_check",
 )
 FORMS = Forms("the depth CRF", "BEVNEXT_CRF", [HOST], CUDA)
@@ -54,7 +54,7 @@ def crf(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> Tens
             return cuda_forward(library, stream, logits, kernel, weight, iterations)
     out = _like(logits)
     values = (logits, logits.stride(), _kernel(kernel, logits), float(weight))
-    HOST(f"crf_forward_{_NAMES[logits.dtype]}", *values, logits.shape, iterations, out)
+    HOST(f"crf_forward_{TYPES[logits.dtype]}", *values, logits.shape, iterations, out)
     return out
 
 
@@ -74,7 +74,7 @@ def crf_backward(
             return cuda_backward(library, stream, grad, logits, kernel, weight, iterations)
     out, weight_grad = _like(logits), torch.empty(1, dtype=torch.float64)
     values = (grad, grad.stride(), logits, logits.stride(), _kernel(kernel, logits), float(weight))
-    HOST(f"crf_backward_{_NAMES[logits.dtype]}", *values, logits.shape, iterations, out, weight_grad)
+    HOST(f"crf_backward_{TYPES[logits.dtype]}", *values, logits.shape, iterations, out, weight_grad)
     return out, weight_grad.to(weight.dtype).reshape(weight.shape)
 
 
@@ -93,15 +93,8 @@ def cuda_forward(
     per_lane, patches = _row(logits)
     out = _like(logits)
     launch(
-        getattr(library, f"crf_cuda_forward_{_NAMES[logits.dtype]}"),
-        *(
-            logits,
-            logits.stride(),
-            _kernel(kernel, logits),
-            _weight(weight, logits),
-            logits.shape,
-            iterations,
-        ),
+        getattr(library, f"crf_cuda_forward_{TYPES[logits.dtype]}"),
+        *(logits, logits.stride(), _kernel(kernel, logits), _weight(weight, logits), logits.shape, iterations),
         *(per_lane, logits.new_empty(2, patches, 32 * per_lane), _flags(logits, patches), out, stream),
     )
     return out
@@ -118,10 +111,9 @@ def cuda_backward(
 ) -> tuple[Tensor, Tensor]:
     """What the operator of the gradients does on a GPU; arguments as there."""
     per_lane, patches = _row(logits)
-    out = _like(logits)
-    shares = logits.new_empty(patches)
+    out, shares = _like(logits), logits.new_empty(patches)
     launch(
-        getattr(library, f"crf_cuda_backward_{_NAMES[logits.dtype]}"),
+        getattr(library, f"crf_cuda_backward_{TYPES[logits.dtype]}"),
         *(grad, grad.stride(), logits, logits.stride(), _kernel(kernel, logits), _weight(weight, logits)),
         *(logits.shape, iterations, per_lane, logits.new_empty(iterations + 1, patches, 32 * per_lane)),
         *(logits.new_empty(3, patches, 32 * per_lane), _flags(logits, patches), out, shares, stream),
@@ -134,10 +126,8 @@ def _row(logits: Tensor) -> tuple[int, int]:
     cameras, bins, height, width = logits.shape
     if bins > MAX_CUDA_BINS:
         raise ValueError(f"{bins} depth bins: the GPU form takes at most {MAX_CUDA_BINS}")
-    per_lane = 1
-    while 32 * per_lane < bins:
-        per_lane *= 2
-    return per_lane, cameras * height * width
+    warps = max(1, -(-bins // 32))
+    return 1 << (warps - 1).bit_length(), cameras * height * width
 
 
 def _like(logits: Tensor) -> Tensor:
@@ -156,25 +146,16 @@ def _check(
     logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int, grad: Tensor | None = None
 ) -> None:
     """The compiled code trusts these."""
-    if logits.dim() != 4 or logits.dtype not in _NAMES or not logits.shape[1]:
-        raise ValueError(
-            f"logits: {tuple(logits.shape)} {logits.dtype}, expected [M, D, h, w] in float32 or float64"
-        )
+    if logits.dim() != 4 or logits.dtype not in TYPES or not logits.shape[1]:
+        raise ValueError(f"logits: {tuple(logits.shape)} {logits.dtype}, expected [M, D, h, w] in float32 or float64")
     cameras, _, height, width = logits.shape
     expected = (cameras, 9, height, width)
     if tuple(kernel.shape) != expected or kernel.device != logits.device:
-        raise ValueError(
-            f"kernel: {tuple(kernel.shape)} on {kernel.device}, expected {expected} on {logits.device}"
-        )
+        raise ValueError(f"kernel: {tuple(kernel.shape)} on {kernel.device}, expected {expected} on {logits.device}")
     if weight.numel() != 1 or iterations < 0:
-        raise ValueError(
-            f"weight must have one element, not {weight.numel()}; iterations {iterations} not be negative"
-        )
-    if grad is not None and (grad.shape, grad.dtype, grad.device) != (
-        logits.shape,
-        logits.dtype,
-        logits.device,
-    ):
+        raise ValueError(f"weight must have one element, not {weight.numel()}; iterations {iterations} not be negative")
+    alike = grad is None or (grad.shape, grad.dtype, grad.device) == (logits.shape, logits.dtype, logits.device)
+    if grad is not None and not alike:
         raise ValueError(
             f"gradient: {tuple(grad.shape)} {grad.dtype} on {grad.device}, expected as the logits, "
             f"{tuple(logits.shape)} {logits.dtype} on {logits.device}"
