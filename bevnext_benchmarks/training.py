@@ -13,11 +13,11 @@ import torch
 from torch.utils.benchmark import Measurement, Timer
 
 from bevnext_benchmarks.measure import peak_memory
+from bevnext_benchmarks.synthetic_batches import synthetic_batch, synthetic_runs
 from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.device import machine
 from bevnext_core.files import Parser
 from bevnext_core.network.bevnext import BEVNeXt
-from training.data.synthetic import synthetic_batch, synthetic_runs
 from training.run.gradient_checkpointing import enable_checkpointing
 from training.run.shared_forward import SharedForward
 from training.run.training_forward import TrainingForward

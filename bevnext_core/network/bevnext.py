@@ -75,10 +75,7 @@ class BEVNeXt(nn.Module):
         )
         shallow, _, deep = self.bev_backbone.out_channels
         self.bev_neck = BevNeck(shallow, deep, config.bev.encoder_channels)
-        head = config.head
-        self.proposal_head = ProposalHead(
-            config.bev.encoder_channels, head.shared_channels, head.branch_channels, config.tasks
-        )
+        self.proposal_head = ProposalHead(config.bev.encoder_channels, config.head, config.tasks)
         self.depth_embedding: nn.Sequential | None = None
         if config.refinement.heads:
             self.depth_embedding = nn.Sequential(
@@ -90,7 +87,7 @@ class BEVNeXt(nn.Module):
         self.refinement = PerspectiveRefinement(
             channels, config.bev.encoder_channels, config.image, config.bev, config.refinement
         )
-        self.box_head = BoxHead(channels, head.shared_channels, head.branch_channels, config.tasks)
+        self.box_head = BoxHead(channels, config.head, config.tasks)
 
     def encode(self, images: Tensor, colors: Tensor, camera_parameters: Tensor) -> EncodedCameras:
         """Image branch of M cameras.
@@ -127,12 +124,8 @@ class BEVNeXt(nn.Module):
             features = features + self.depth_embedding(present.depth.detach())
         features = features.unflatten(0, (bev.shape[0], -1))
         refined = self.refinement(encoded_bev, features, geometry)
-        regressions = self.box_head(refined)
-        tasks = [
-            {"heatmap": heatmap, **regression}
-            for heatmap, regression in zip(heatmaps, regressions, strict=True)
-        ]
-        return HeadMaps(tasks, present.depth)
+        pairs = zip(heatmaps, self.box_head(refined), strict=True)
+        return HeadMaps([{"heatmap": heatmap, **regression} for heatmap, regression in pairs], present.depth)
 
     def forward(
         self,
@@ -159,7 +152,6 @@ class BEVNeXt(nn.Module):
             raise ValueError(f"the network takes {self.config.history.frames + 1} frames, got {frames}")
         present_parameters = geometry.frame(0).camera_parameters().flatten(0, 2)
         lifted: list[Tensor] = []
-        present: EncodedCameras | None = None
         for index in range(frames):
             canvas, parameters = colors[:, 0].flatten(0, 1), present_parameters
             if own_parameters is not None:
@@ -169,5 +161,4 @@ class BEVNeXt(nn.Module):
                 lifted.append(self.lift(encoded, self.plan(geometry.frame(index))))
             if index == 0:
                 present = encoded
-        assert present is not None
         return self.detect(torch.cat(lifted, 1), present, geometry.frame(0))

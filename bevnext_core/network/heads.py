@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bevnext_core.config import TaskConfig
+from bevnext_core.config import HeadConfig, TaskConfig
 from bevnext_core.network.layers import conv_bn_relu
 
 REGRESSION = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
@@ -14,8 +14,9 @@ HEATMAP_BIAS = -2.19
 """Logit of a prior of 0.1 (CenterNet)."""
 
 
-def _branch(in_channels: int, channels: int, out_channels: int) -> nn.Sequential:
-    branch = nn.Sequential(conv_bn_relu(in_channels, channels), nn.Conv2d(channels, out_channels, 3, padding=1))
+def _branch(config: HeadConfig, out_channels: int) -> nn.Sequential:
+    hidden = conv_bn_relu(config.shared_channels, config.branch_channels)
+    branch = nn.Sequential(hidden, nn.Conv2d(config.branch_channels, out_channels, 3, padding=1))
     for module in branch.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -27,12 +28,10 @@ def _branch(in_channels: int, channels: int, out_channels: int) -> nn.Sequential
 class ProposalHead(nn.Module):
     """Class heat maps (logits) on the output of the BEV encoder. All scores come from here."""
 
-    def __init__(
-        self, in_channels: int, shared_channels: int, branch_channels: int, tasks: tuple[TaskConfig, ...]
-    ) -> None:
+    def __init__(self, in_channels: int, config: HeadConfig, tasks: tuple[TaskConfig, ...]) -> None:
         super().__init__()
-        self.shared = conv_bn_relu(in_channels, shared_channels)
-        self.tasks = nn.ModuleList(_branch(shared_channels, branch_channels, len(task.classes)) for task in tasks)
+        self.shared = conv_bn_relu(in_channels, config.shared_channels)
+        self.tasks = nn.ModuleList(_branch(config, len(task.classes)) for task in tasks)
         for task in self.tasks:
             nn.init.constant_(task[-1].bias, HEATMAP_BIAS)
 
@@ -45,14 +44,11 @@ class ProposalHead(nn.Module):
 class BoxHead(nn.Module):
     """Box regression on the refined BEV features; no heat maps."""
 
-    def __init__(
-        self, in_channels: int, shared_channels: int, branch_channels: int, tasks: tuple[TaskConfig, ...]
-    ) -> None:
+    def __init__(self, in_channels: int, config: HeadConfig, tasks: tuple[TaskConfig, ...]) -> None:
         super().__init__()
-        self.shared = conv_bn_relu(in_channels, shared_channels)
+        self.shared = conv_bn_relu(in_channels, config.shared_channels)
         self.tasks = nn.ModuleList(
-            nn.ModuleDict({name: _branch(shared_channels, branch_channels, size) for name, size in REGRESSION.items()})
-            for _ in tasks
+            nn.ModuleDict({name: _branch(config, size) for name, size in REGRESSION.items()}) for _ in tasks
         )
 
     def forward(self, bev: Tensor) -> list[dict[str, Tensor]]:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bevnext_benchmarks import training as benchmark
+from bevnext_benchmarks.synthetic_batches import synthetic_runs
 from tests.training.tiny import tiny_config, tiny_file
-from training.data.synthetic import synthetic_runs
 
 
 @pytest.mark.parametrize(("stage", "cases"), [(1, 2), (2, 3)])

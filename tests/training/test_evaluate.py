@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from bevnext_benchmarks.synthetic_batches import synthetic_batch
 from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.cli.main import main
 from bevnext_core.datasets.nuscenes import NuScenesReader
@@ -22,7 +23,6 @@ from scripts import compare_submissions
 from tests.paths import ROOT
 from tests.training.tiny import environment, tiny_config, tiny_dataroot, torchrun
 from training import evaluate as script
-from training.data.synthetic import synthetic_batch
 from training.run.tensorboard import sample_pictures
 from training.run.training_forward import TrainingForward
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from bevnext_benchmarks.synthetic_batches import synthetic_batch
 from bevnext_core.config import FEATURE_STRIDE
 from bevnext_core.network.camera_geometry import CameraGeometry
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot, with_training
 from training import train as script
-from training.data.synthetic import synthetic_batch
 from training.losses.perspective_targets import PerspectiveLoss, patch_classes
 from training.run.train_checkpoint import CheckpointFolder, read_training_checkpoint
 from training.run.training_forward import TrainingForward

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from bevnext_benchmarks.synthetic_batches import synthetic_batch
 from bevnext_core.network.bevnext import BEVNeXt
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
-from training.data.synthetic import synthetic_batch
 from training.run import tensorboard
 from training.run.training_forward import TrainingForward
 

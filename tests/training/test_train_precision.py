@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from bevnext_benchmarks.synthetic_batches import synthetic_batch
 from bevnext_core.network.bevnext import BEVNeXt
 from tests.training.test_train import assert_identical, newest
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
-from training.data.synthetic import synthetic_batch
 from training.run.ema import ModelEma
 from training.run.training_forward import TrainingForward
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bevnext_benchmarks.synthetic_batches import synthetic_batch
 from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.network.bevnext import BEVNeXt
 from training.data.dataset import Batch
-from training.data.synthetic import synthetic_batch
 from training.run.processes import join_processes, leave_processes
 from training.run.training_forward import TrainingForward
 

@@ -6,6 +6,8 @@ at once, in float64, by clipping them against its four edges. ``operator.py`` do
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -16,13 +18,8 @@ def rectangle_corners(rectangles: np.ndarray) -> np.ndarray:
     signs = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) / 2
     dx = signs[None, :, 0] * length[:, None]
     dy = signs[None, :, 1] * width[:, None]
-    return np.stack(
-        [
-            x[:, None] + dx * cos[:, None] - dy * sin[:, None],
-            y[:, None] + dx * sin[:, None] + dy * cos[:, None],
-        ],
-        -1,
-    )
+    cos, sin = cos[:, None], sin[:, None]
+    return np.stack([x[:, None] + dx * cos - dy * sin, y[:, None] + dx * sin + dy * cos], -1)
 
 
 def intersection_areas(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -76,23 +73,21 @@ def rotated_iou(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def rotated_nms(rectangles: np.ndarray, threshold: float, limit: int) -> np.ndarray:
     """Indices kept, best first, of ``[M, 5]`` rectangles in falling order of score: suppress where IoU > threshold."""
-    rectangles = np.asarray(rectangles, np.float64)
-    remaining = np.arange(len(rectangles))
-    kept: list[int] = []
-    while len(remaining) and len(kept) < limit:
-        best, remaining = remaining[0], remaining[1:]
-        kept.append(int(best))
-        remaining = remaining[rotated_iou(rectangles[best], rectangles[remaining]) <= threshold]
-    return np.array(kept, np.int64)
+    return _greedy(rectangles, limit, lambda best, others: rotated_iou(best, others) <= threshold)
 
 
 def circle_nms(centers: np.ndarray, squared_distance: float, limit: int) -> np.ndarray:
     """Indices kept of ``[M, 2]`` centres in falling order of score: suppress where the squared distance is small."""
-    centers = np.asarray(centers, np.float64)
-    remaining = np.arange(len(centers))
+    return _greedy(centers, limit, lambda best, others: ((others - best) ** 2).sum(1) > squared_distance)
+
+
+def _greedy(boxes: np.ndarray, limit: int, apart: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """The best of what remains is kept, again and again, and only those remain that are ``apart`` from it."""
+    boxes = np.asarray(boxes, np.float64)
+    remaining = np.arange(len(boxes))
     kept: list[int] = []
     while len(remaining) and len(kept) < limit:
         best, remaining = remaining[0], remaining[1:]
         kept.append(int(best))
-        remaining = remaining[((centers[remaining] - centers[best]) ** 2).sum(1) > squared_distance]
+        remaining = remaining[apart(boxes[best], boxes[remaining])]
     return np.array(kept, np.int64)
