@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bevnext_core.config import BevConfig, DepthConfig, ImageConfig
 from bevnext_core.network.camera_geometry import CameraGeometry, inverse
-from bevnext_core.ops.bev_pool.plain import PoolPlan, bev_pool, bev_pool_form, make_plan
+from bevnext_core.ops.bev_pool.plain import PoolPlan, bev_pool, bev_pool_form
 
 
 class ViewTransform(nn.Module):
@@ -52,7 +52,7 @@ class ViewTransform(nn.Module):
         native = bev_pool_form(self.frustum.device) == "c++"
         cells = self._native_cells(geometry) if native else self.cell_of_points(geometry)
         shape = (samples * frames * cameras, *self.shape)
-        return make_plan(cells, samples * frames, self.cells[1::-1], shape)
+        return PoolPlan(cells, samples * frames, self.cells[1::-1], shape)
 
     def _native_cells(self, geometry: CameraGeometry) -> Tensor:
         """:meth:`cell_of_points` in one pass, bit for bit the same."""

@@ -131,6 +131,10 @@ class Forms:
         self._what, self._host, self._cuda, self._plain = what, host, cuda, plain
         self._found: dict[str, str] = {}
 
+    def of(self, device: torch.device | str = "cpu") -> str:
+        """:meth:`on` the type of a device."""
+        return self.on(torch.device(device).type)
+
     # For a tracer the answer is a constant: it must not follow the building of a library.
     @torch.compiler.assume_constant_result
     def on(self, kind: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bevnext_core.ops.bev_pool.plain import PoolPlan, bev_pool, make_plan
+from bevnext_core.ops.bev_pool.plain import PoolPlan, bev_pool
 
 
 def random_case(
@@ -37,7 +37,7 @@ def random_case(
         cells[chosen] = torch.randperm(total, generator=generator)[: len(chosen)]
     else:  # a few cells hold everything, most are empty
         cells = torch.randint(0, 3, (count,), generator=generator) * (total // 4)
-    return make_plan(cells, maps, size, (cameras, bins, height, width)), cells
+    return PoolPlan(cells, maps, size, (cameras, bins, height, width)), cells
 
 
 def by_loop(depth: Tensor, context: Tensor, cells: Tensor, maps: int, size: tuple[int, int]) -> np.ndarray:

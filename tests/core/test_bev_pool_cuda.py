@@ -181,14 +181,12 @@ def test_gpu_against_plain(kind: str, types: tuple[torch.dtype, torch.dtype], gp
 
 @pytest.mark.gpu
 def test_gpu_plan_needs_no_synchronisation(gpu: str) -> None:
-    from bevnext_core.ops.bev_pool.plain import make_plan
-
     expected, cells = random_case(2, 4, 5, 3, 9, (5, 9), "random")
     cells = cells.to(gpu)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        order = make_plan(cells, 2, (5, 9), (4, 5, 3, 9)).sorted
+        order = PoolPlan(cells, 2, (5, 9), (4, 5, 3, 9)).sorted
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for found, right in zip(order, expected.sorted):

@@ -17,7 +17,6 @@ from bevnext_core.ops.bev_pool.plain import (
     bev_pool_form,
     bev_pool_plain,
     is_channels_last,
-    make_plan,
     sorted_points,
 )
 from tests.core.test_bev_pool import KINDS, random_case
@@ -61,7 +60,7 @@ def test_plan_is_that_of_a_stable_sort(kind: str) -> None:
         plan, cells = random_case(2, *shape, size, kind)
         torch.set_num_threads(3)
         try:
-            parts = make_plan(cells, 2, size, shape).sorted
+            parts = PoolPlan(cells, 2, size, shape).sorted
         finally:
             torch.set_num_threads(1)
         expected = sorted_points(cells, shape[1], shape[2] * shape[3], 2 * size[0] * size[1])
@@ -75,7 +74,7 @@ def test_cameras_that_share_maps() -> None:
     cells = torch.randint(0, 35, (6, 3 * 4 * 18))
     cells += 35 * torch.tensor([4, 1, 1, 0, 6, 4])[:, None]
     cells[3] = -1
-    plan = make_plan(cells.flatten(), 8, size, shape)
+    plan = PoolPlan(cells.flatten(), 8, size, shape)
     depth, context = torch.rand(shape), torch.randn(6, 33, 4, 18)
     for threads in (1, 3):
         torch.set_num_threads(threads)
@@ -125,7 +124,7 @@ def test_opcheck(channels_last: bool) -> None:
 
 class Pool(torch.nn.Module):
     def forward(self, depth: Tensor, context: Tensor, cells: Tensor) -> Tensor:
-        plan = make_plan(cells, 2, (9, 19), (4, 5, 3, 17))
+        plan = PoolPlan(cells, 2, (9, 19), (4, 5, 3, 17))
         return bev_pool(depth.softmax(1), context, plan) * 2
 
 

@@ -22,14 +22,17 @@ from torch import Tensor
 
 from bevnext_core.ops.bev_pool.operator import FORMS, is_channels_last, memory_format
 
+bev_pool_form = FORMS.of
+"""The form that :func:`bev_pool` takes on a device: ``c++``, ``cuda`` or ``plain``."""
+
 
 @dataclass
 class PoolPlan:
     """Which frustum points are summed into which BEV cells.
 
     Attributes:
-        cells: ``[P]`` int32, the cell of every point of a flattened depth tensor ``[M, D, h, w]``; negative: none.
-            Cells of G maps, row-major.
+        cells: ``[M*D*h*w]`` int32 (made so from any integers), the cell of every point of a flattened depth tensor
+            ``[M, D, h, w]``, of G maps row-major, ``0 .. G*Y*X - 1``; negative: none.
         maps: G; size: (Y, X); depth_shape: (M, D, h, w).
     """
 
@@ -38,6 +41,9 @@ class PoolPlan:
     size: tuple[int, int]
     depth_shape: tuple[int, int, int, int]
     _sorted: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.cells = self.cells.int().contiguous()
 
     @property
     def sorted(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,28 +68,6 @@ class PoolPlan:
 
     def to(self, device: torch.device | str) -> PoolPlan:
         return PoolPlan(self.cells.to(device), self.maps, self.size, self.depth_shape)
-
-
-def bev_pool_form(device: torch.device | str = "cpu") -> str:
-    """The form that :func:`bev_pool` takes on ``device``: ``c++``, ``cuda`` or ``plain``. Builds it when needed.
-
-    Raises:
-        ConfigError: ``BEVNEXT_BEV_POOL`` is not one of auto, native, plain.
-        NativeBuildError: it is ``native``, and there is no compiler, or it failed.
-    """
-    return FORMS.on(torch.device(device).type)
-
-
-def make_plan(
-    cells: Tensor, maps: int, size: tuple[int, int], depth_shape: tuple[int, int, int, int]
-) -> PoolPlan:
-    """The plan of points whose cells are known.
-
-    Args:
-        cells: ``[M*D*h*w]`` integer cell of every frustum point in ``0 .. maps*Y*X - 1``; negative: in no cell.
-        maps, size, depth_shape: see :class:`PoolPlan`.
-    """
-    return PoolPlan(cells.int().contiguous(), maps, size, depth_shape)
 
 
 def sorted_points(cells: Tensor, bins: int, plane: int, total: int) -> tuple[Tensor, Tensor, Tensor]:

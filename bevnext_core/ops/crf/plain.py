@@ -25,14 +25,8 @@ from bevnext_core.ops.crf.operator import FORMS, MAX_CUDA_BINS
 WINDOW = [(dy, dx) for dy in range(3) for dx in range(3)]
 
 
-def mean_field_form(device: torch.device | str = "cpu") -> str:
-    """The form that :func:`mean_field` takes on ``device``: ``c++``, ``cuda`` or ``plain``. Builds it when needed.
-
-    Raises:
-        ConfigError: ``BEVNEXT_CRF`` is not one of auto, native, plain.
-        NativeBuildError: it is ``native``, and there is no compiler, or it failed.
-    """
-    return FORMS.on(torch.device(device).type)
+mean_field_form = FORMS.of
+"""The form that :func:`mean_field` takes on a device: ``c++``, ``cuda`` or ``plain``."""
 
 
 def mean_field(logits: Tensor, kernel: Tensor, weight: Tensor, iterations: int) -> Tensor:
