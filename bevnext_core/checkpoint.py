@@ -96,7 +96,9 @@ def read_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return config_from_mapping(data, str(path)), state
 
 
-def import_published(path: str | Path, out: str | Path, config: ModelConfig | str | Path | None = None) -> str:
+def import_published(
+    path: str | Path, out: str | Path, config: ModelConfig | str | Path | None = None
+) -> str:
     """Convert a published ``.pth`` file to a checkpoint of this project.
 
     Args:
@@ -172,7 +174,7 @@ def _state_dict(path: str | Path, data: Any) -> dict[str, Tensor]:
         data = data["state_dict"]
     if not isinstance(data, Mapping) or not data:
         raise CheckpointError(f"{path} holds no state dict but {type(data).__name__}")
-    odd = [str(name) for name, value in data.items() if not (isinstance(value, Tensor) and isinstance(name, str))]
+    odd = [str(k) for k, v in data.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if odd:
         raise CheckpointError(f"{path}: {_listed('no tensors', odd)}")
     prefix = "module." if all(name.startswith("module.") for name in data) else ""

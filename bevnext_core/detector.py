@@ -86,8 +86,8 @@ class Detector:
         if self.options.compile:
             self.model = accelerated(self.model, self.precision, self.options.compile_mode)
         self.cameras = self.options.cameras or self.config.cameras
-        if len(self.cameras) != len(self.config.cameras):
-            raise ConfigError(f"the network takes {len(self.config.cameras)} cameras, options name {len(self.cameras)}")
+        if len(self.cameras) != (taken := len(self.config.cameras)):
+            raise ConfigError(f"the network takes {taken} cameras, options name {len(self.cameras)}")
         self.anchor_camera = self.cameras[self.config.cameras.index(self.config.anchor_camera)]
         history = self.config.history
         self._history: History[Cameras] = History(history.frames, history.interval, self.options.history)

@@ -89,7 +89,9 @@ class CameraFrame:
         if image is None:
             raise FrameError(f"{camera}: the image is missing")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise FrameError(f"{camera}: the image is {image.dtype}{list(image.shape)}, expected uint8[H, W, 3]")
+            raise FrameError(
+                f"{camera}: the image is {image.dtype}{list(image.shape)}, expected uint8[H, W, 3]"
+            )
         width, height = self.image_sizes[index]
         if image.shape[:2] != (height, width):
             size = f"{image.shape[1]}x{image.shape[0]}"
@@ -121,7 +123,9 @@ class CameraFrame:
         if self.cameras == cameras:
             return self
         if missing := ", ".join(camera for camera in cameras if camera not in self.cameras):
-            raise FrameError(f"the frame at {self.stamp_ns} ns lacks {missing}; it has {', '.join(self.cameras)}")
+            raise FrameError(
+                f"the frame at {self.stamp_ns} ns lacks {missing}; it has {', '.join(self.cameras)}"
+            )
         index = [self.cameras.index(camera) for camera in cameras]
         chosen = {name: getattr(self, name)[index] for name in _BY_CAMERA}
         images = tuple(self.images[i] for i in index)

@@ -21,7 +21,8 @@ from bevnext_core.files import user_path
 
 _AGAIN = "download it again"
 _BEGINNINGS = {
-    b"version https://git-lfs": f"is a Git LFS pointer in place of the file: fetch it with 'git lfs pull', or {_AGAIN}",
+    b"version https://git-lfs": "is a Git LFS pointer in place of the file: fetch it with 'git lfs pull', or "
+    + _AGAIN,
     b"<": f"is a web page in place of the file: {_AGAIN}, from the file's own address",
     b"\x1f\x8b": "is a gzip archive: unpack it first",
     b"BZh": "is a bzip2 archive: unpack it first",
@@ -55,7 +56,7 @@ def safe_torch_load(path: str | Path) -> Any:
         with path.open("rb") as file, warnings.catch_warnings(), safe_globals(_NUMPY):
             types = _refused_types(path)
             if not types:
-                warnings.filterwarnings("ignore", "Detected pickle protocol")  # what is refused needs no warning
+                warnings.filterwarnings("ignore", "Detected pickle protocol")  # nobody needs it
                 return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything here: its own errors, pickle's, a zip reader's
         refusal = str(error) if isinstance(error, pickle.UnpicklingError) else ""
@@ -172,4 +173,4 @@ def _scalar(number: _Number, data: bytes) -> bool | int | float | str:
     return value
 
 
-_NUMPY = [(_Number, "numpy.dtype"), *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
+_NUMPY = [(_Number, "numpy.dtype")] + [(_scalar, f"numpy.{c}.multiarray.scalar") for c in ("core", "_core")]

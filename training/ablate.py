@@ -108,7 +108,8 @@ def run(options: argparse.Namespace) -> None:
                 grid = config.bev.extent, config.bev.cell
                 prior = ablations.likely_places(index, frames, len(config.class_names), *grid)
             refs = [ref for scene in reader.scenes for ref in reader.refs(scene)]
-            add(name, {ref.sample_token: ablations.guessed(prior, reader, ref, config) for ref in refs}, reader)
+            records = {ref.sample_token: ablations.guessed(prior, reader, ref, config) for ref in refs}
+            add(name, records, reader)
     if options.out:
         with atomic_path(Path(options.out)) as path:
             path.write_text(json.dumps({"model": config.name, "split": options.split, "rows": rows}, indent=1) + "\n")

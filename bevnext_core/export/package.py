@@ -163,7 +163,9 @@ def read_description(path: str | Path) -> dict[str, Any]:
         description, present = None, set()
     kind = str(description.get("format")) if isinstance(description, dict) else ""
     if kind != FORMAT and kind.startswith("bevnext-package-"):
-        raise ExportError(f"{path} is of the format '{kind}', needed is '{FORMAT}': run 'bevnext export' again")
+        raise ExportError(
+            f"{path} is of the format '{kind}', needed is '{FORMAT}': run 'bevnext export' again"
+        )
     if kind != FORMAT or not {f"{name}.pt2" for name in PROGRAMS} <= present:
         raise ExportError(f"{path} is not a package of 'bevnext export' ('{FORMAT}')")
     return description
@@ -184,7 +186,9 @@ def load_package(path: str | Path, device: str | torch.device, precision: str = 
         ("precision", description["precision"], precision),
     ):
         if have != want:
-            raise ExportError(f"{path} was made for {what} {have}, this is {want}: run 'bevnext export' again")
+            raise ExportError(
+                f"{path} was made for {what} {have}, this is {want}: run 'bevnext export' again"
+            )
     import torchvision  # noqa: F401  registers the deformable convolution that 'encode' calls
 
     programs, index = {}, -1 if device.index is None else device.index
@@ -229,7 +233,9 @@ class ExportedNetwork(ProgramNetwork):
                     f"{dtype}{layout['shape']}"
                 )
             if list(value.stride()) != layout["stride"]:
-                empty = torch.empty_strided(layout["shape"], layout["stride"], dtype=dtype, device=value.device)
+                empty = torch.empty_strided(
+                    layout["shape"], layout["stride"], dtype=dtype, device=value.device
+                )
                 value = empty.copy_(value)
             laid_out.append(value)
         return self.package.programs[name](*laid_out)

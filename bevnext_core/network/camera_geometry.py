@@ -51,7 +51,7 @@ class CameraGeometry:
     @staticmethod
     def join(parts: Sequence[CameraGeometry]) -> CameraGeometry:
         """The samples of several, which have as many frames each."""
-        return CameraGeometry(**{name: torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+        return CameraGeometry(**{k: torch.cat([vars(part)[k] for part in parts]) for k in vars(parts[0])})
 
     def samples(self, index: slice | Tensor) -> CameraGeometry:
         """Some of the samples."""

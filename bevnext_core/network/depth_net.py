@@ -110,7 +110,8 @@ class Aspp(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            conv_bn_relu(channels, channels, 1 if dilation == 1 else 3, dilation) for dilation in (1, 6, 12, 18)
+            conv_bn_relu(channels, channels, 1 if dilation == 1 else 3, dilation)
+            for dilation in (1, 6, 12, 18)
         )
         self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(channels, channels, 1))
         self.merge = conv_bn_relu(5 * channels, channels, 1)

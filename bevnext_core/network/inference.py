@@ -90,7 +90,9 @@ class FusedConv(nn.Module):
             self.weight = nn.Parameter(packed, requires_grad=False)
         activation = "relu" if self.relu else "none"
         if add is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *where, activation, [], "")
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *where, activation, [], ""
+            )
         add = add.contiguous(memory_format=torch.channels_last)
         return torch.ops.mkldnn._convolution_pointwise.binary(
             x, add, self.weight, self.bias, *where, "add", None, activation if self.relu else None, [], None

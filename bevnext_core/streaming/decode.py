@@ -51,8 +51,8 @@ def _candidates(maps: dict[str, Tensor], config: ModelConfig) -> Tensor:
         return flat.gather(1, cells.unsqueeze(-1).expand(-1, -1, flat.shape[-1]))
 
     rotation = take("rot")
-    center = (torch.stack([cells % columns, cells // columns], -1).float() + take("reg")) * bev.cell - bev.extent
-    yaw = torch.atan2(rotation[..., :1], rotation[..., 1:])
+    place = torch.stack([cells % columns, cells // columns], -1).float() + take("reg")
+    center, yaw = place * bev.cell - bev.extent, torch.atan2(rotation[..., :1], rotation[..., 1:])
     boxes = torch.cat([center, take("height"), take("dim").exp(), yaw, take("vel")], -1)
     in_range = (boxes[..., :2].abs() <= head.center_range).all(-1) & (boxes[..., 2].abs() <= head.center_range_z)
     keep = (best > head.score_threshold) & in_range & boxes.isfinite().all(-1)

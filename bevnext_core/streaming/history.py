@@ -47,8 +47,8 @@ class History(Generic[T]):
 
     def __init__(self, slots: int, interval: float, options: HistoryOptions) -> None:
         self.slots, self.interval, self.options = slots, interval, options
-        span = (slots + 0.5) * interval
-        self.capacity = slots if options.slots == "count" else int(span / max(options.store_interval, 1e-3)) + 2
+        in_time = int((slots + 0.5) * interval / max(options.store_interval, 1e-3)) + 2
+        self.capacity = slots if options.slots == "count" else in_time
         self._frames: deque[Stored[T]] = deque(maxlen=max(self.capacity, 1))
         self._last: tuple[int, np.ndarray] | None = None
 

@@ -124,7 +124,9 @@ class TrainingDataset(Dataset):
         self.frames = np.flatnonzero(np.isin(index.scenes, np.array(scenes)))
         if not len(self.frames):
             present = ", ".join(sorted(set(index.scenes.tolist()))[:20])
-            raise DatasetError(f"no scene of {split} is in {index.dataroot} ({index.version}), which holds {present}")
+            raise DatasetError(
+                f"no scene of {split} is in {index.dataroot} ({index.version}), which holds {present}"
+            )
         if not any(len(index.truth(int(frame))[0]) for frame in self.frames):
             raise DatasetError(
                 f"the frames of {split} in {index.dataroot} ({index.version}) have no annotated objects: "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,8 @@ from bevnext_core.errors import DatasetError, FrameError, one_line
 from bevnext_core.files import atomic_path, cache_directory, user_path
 from bevnext_core.geometry import rigid
 
-SOURCES = tuple(
-    Path(module.__file__).resolve()
-    for module in (sys.modules[__name__], nuscenes, nuscenes_tables, ground_truth, boxes, classes, files, geometry)
-    if module.__file__
-)
+_MODULES = (nuscenes, nuscenes_tables, ground_truth, boxes, classes, files, geometry)
+SOURCES = tuple(Path(str(file)).resolve() for file in (__file__, *(module.__file__ for module in _MODULES)))
 """The code that fills an index: when it changes, the index is built again."""
 
 
@@ -79,7 +75,7 @@ class DatasetIndex:
         return self.boxes[part][seen], self.labels[part][seen]
 
 
-_ARRAYS = tuple(name for name in DatasetIndex.__dataclass_fields__ if name not in ("dataroot", "version", "faults"))
+_ARRAYS = tuple(k for k in DatasetIndex.__dataclass_fields__ if k not in ("dataroot", "version", "faults"))
 
 
 def open_index(
@@ -145,7 +141,9 @@ def _read(path: Path, dataroot: Path, version: str, key: dict[str, Any]) -> Data
 def _build(dataroot: Path, version: str, progress: bool) -> DatasetIndex:
     from tqdm import tqdm
 
-    reader = NuScenesReader(dataroot, version, cameras=CAMERAS, anchor_camera=ANCHOR_CAMERA, class_names=CLASSES)
+    reader = NuScenesReader(
+        dataroot, version, cameras=CAMERAS, anchor_camera=ANCHOR_CAMERA, class_names=CLASSES
+    )
     rows: list[dict[str, Any]] = []
     faults: list[tuple[str, str]] = []
     bar = tqdm(reader.scenes, desc=f"index of {version}", unit="scene", disable=not progress)
@@ -162,7 +160,9 @@ def _build(dataroot: Path, version: str, progress: bool) -> DatasetIndex:
             rows.append(row)
     if not rows:
         token, reason = faults[0] if faults else ("", "there is none")
-        raise DatasetError(f"{dataroot} ({version}) holds no key frame that can be used; the first, {token}: {reason}")
+        raise DatasetError(
+            f"{dataroot} ({version}) holds no key frame that can be used; the first, {token}: {reason}"
+        )
     boxes = [row.pop("boxes") for row in rows]
     labels = [row.pop("labels") for row in rows]
     points = [row.pop("points") for row in rows]
@@ -198,7 +198,9 @@ def _row(reader: NuScenesReader, ref: Any) -> dict[str, Any]:
     boxes[:, 7:9] = np.nan_to_num(boxes[:, 7:9], nan=0.0, posinf=0.0, neginf=0.0)
     usable = np.isfinite(boxes).all(1) & (boxes[:, 3:6] > 0).all(1)
     if not usable.all():
-        raise DatasetError(f"annotation {truth.annotation_tokens[int(np.argmin(usable))]} has an impossible box")
+        raise DatasetError(
+            f"annotation {truth.annotation_tokens[int(np.argmin(usable))]} has an impossible box"
+        )
     lidar = row_of(reader.tables, "sample", ref.sample_token)["data"].get(LIDAR)
     lidar_record = row_of(reader.tables, "sample_data", lidar) if lidar else None
     return {
@@ -225,7 +227,10 @@ def _global_from_sensor(reader: NuScenesReader, record: dict[str, Any]) -> np.nd
     for table, field in (("ego_pose", "ego_pose_token"), ("calibrated_sensor", "calibrated_sensor_token")):
         row = row_of(reader.tables, table, value("sample_data", record, field))
         try:
-            transform = transform @ rigid(numbers(table, row, "rotation", 4), numbers(table, row, "translation", 3))
+            rotation, translation = numbers(table, row, "rotation", 4), numbers(table, row, "translation", 3)
+            transform = transform @ rigid(rotation, translation)
         except ValueError as error:
-            raise FrameError(f"{record['filename']}: the pose or calibration cannot be used: {error}") from None
+            raise FrameError(
+                f"{record['filename']}: the pose or calibration cannot be used: {error}"
+            ) from None
     return transform

@@ -77,17 +77,17 @@ class RunDataset(TrainingDataset):
                 faults.append((str(index.tokens[past]), one_line(error)))
                 unreadable.add(past)
         # As at the start of a scene, the present stands in for what cannot be read.
-        windows = np.where(np.isin(windows, list(unreadable)), windows[:, :1], windows)
+        rows = np.where(np.isin(windows, list(unreadable)), windows[:, :1], windows).tolist()
         truth = [self._truth(frame, bev_draw) for frame in frames]
         return SharedBatch(
             torch.from_numpy(np.stack(canvas)),
-            CameraGeometry.join([self._geometry(w[0], w, w, image_draws, bev_draw) for w in windows.tolist()]),
+            CameraGeometry.join([self._geometry(w[0], w, w, image_draws, bev_draw) for w in rows]),
             [boxes for boxes, _ in truth],
             [labels for _, labels in truth],
             torch.from_numpy(np.stack([self._depth(frame, matrices) for frame in frames])),
             [str(index.tokens[frame]) for frame in frames],
             own=CameraGeometry.join([self._geometry(f, [f], [f], image_draws, bev_draw) for f in place]),
-            slots=torch.tensor([[place[f] for f in w] for w in windows.tolist()]),
+            slots=torch.tensor([[place[f] for f in w] for w in rows]),
         )
 
     def camera_parameters(self, draws: int, seed: int) -> Tensor:

@@ -76,7 +76,8 @@ def patch_classes(
         if not len(boxes[sample]):
             continue
         present = geometry.samples(slice(sample, sample + 1))
-        pixels, depth = (v[0].unflatten(1, (-1, 8)) for v in present.project(_corners(boxes[sample])[None], NEAR))
+        projected = present.project(_corners(boxes[sample])[None], NEAR)
+        pixels, depth = (values[0].unflatten(1, (-1, 8)) for values in projected)
         front = depth > NEAR
         low = torch.where(front[..., None], pixels, torch.inf).amin(2)
         high = torch.where(front[..., None], pixels, -torch.inf).amax(2)

@@ -71,7 +71,9 @@ def warp(bev: Tensor, past_from_present: np.ndarray, extent: float) -> Tensor:
     return F.grid_sample(bev, grid, align_corners=False)
 
 
-def guessed(prior: BoxSet, reader: NuScenesReader, ref: FrameRef, config: ModelConfig) -> list[dict[str, Any]]:
+def guessed(
+    prior: BoxSet, reader: NuScenesReader, ref: FrameRef, config: ModelConfig
+) -> list[dict[str, Any]]:
     """Submission records of a frame in which a guess without images, in any ego frame, is taken for what is there."""
     boxes, pose = (prior.boxes, prior.scores, prior.labels), reader.global_from_ego(ref)
     return submission_records(Detections(*boxes, config.class_names, ref.stamp_ns, pose, ref.sample_token))
@@ -84,7 +86,9 @@ def mean_places(index: DatasetIndex, frames: np.ndarray, classes: int) -> BoxSet
     return _prior(found, len(frames))
 
 
-def likely_places(index: DatasetIndex, frames: np.ndarray, classes: int, extent: float, cell: float) -> BoxSet:
+def likely_places(
+    index: DatasetIndex, frames: np.ndarray, classes: int, extent: float, cell: float
+) -> BoxSet:
     """The cells of the BEV grid where a class was seen most often in ``frames``, each with the mean of its objects.
 
     At most :data:`~bevnext_core.evaluation.submission.MAX_BOXES` of all classes together, the same number of each.

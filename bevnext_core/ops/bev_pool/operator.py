@@ -72,7 +72,9 @@ def bev_pool(
         _check_indices("pixels", pixels, depth.numel(), depth.device)
         _check_indices("cell_starts", cell_starts, maps * rows * columns + 1, depth.device)
         with CUDA.on(depth.device) as (library, stream):
-            return cuda_forward(library, stream, depth, context, points, pixels, cell_starts, shape, channels_last)
+            return cuda_forward(
+                library, stream, depth, context, points, pixels, cell_starts, shape, channels_last
+            )
     dtype, inputs = _host_inputs(depth, context, cells, maps, rows * columns, channels_last)
     out = _empty((maps, context.shape[1], rows, columns), depth, dtype, channels_last)
     HOST(f"bev_pool_forward_{TYPES[dtype]}", *inputs, out, channels_last)
@@ -231,4 +233,4 @@ def _laid_out(values: Tensor, channels_last: bool) -> Tensor:
 
 
 def _empty(size: Sequence[int], like: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
-    return torch.empty(tuple(size), dtype=dtype, device=like.device, memory_format=memory_format(channels_last))
+    return torch.empty(size, dtype=dtype, device=like.device, memory_format=memory_format(channels_last))

@@ -94,8 +94,9 @@ def cuda_forward(
     out = _like(logits)
     launch(
         getattr(library, f"crf_cuda_forward_{TYPES[logits.dtype]}"),
-        *(logits, logits.stride(), _kernel(kernel, logits), _weight(weight, logits), logits.shape, iterations),
-        *(per_lane, logits.new_empty(2, patches, 32 * per_lane), _flags(logits, patches), out, stream),
+        *(logits, logits.stride(), _kernel(kernel, logits), _weight(weight, logits), logits.shape),
+        *(iterations, per_lane, logits.new_empty(2, patches, 32 * per_lane), _flags(logits, patches)),
+        *(out, stream),
     )
     return out
 
@@ -147,15 +148,21 @@ def _check(
 ) -> None:
     """The compiled code trusts these."""
     if logits.dim() != 4 or logits.dtype not in TYPES or not logits.shape[1]:
-        raise ValueError(f"logits: {tuple(logits.shape)} {logits.dtype}, expected [M, D, h, w] in float32 or float64")
+        raise ValueError(
+            f"logits: {tuple(logits.shape)} {logits.dtype}, expected [M, D, h, w] in float32 or float64"
+        )
     cameras, _, height, width = logits.shape
     expected = (cameras, 9, height, width)
     if tuple(kernel.shape) != expected or kernel.device != logits.device:
-        raise ValueError(f"kernel: {tuple(kernel.shape)} on {kernel.device}, expected {expected} on {logits.device}")
+        raise ValueError(
+            f"kernel: {tuple(kernel.shape)} on {kernel.device}, expected {expected} on {logits.device}"
+        )
     if weight.numel() != 1 or iterations < 0:
-        raise ValueError(f"weight must have one element, not {weight.numel()}; iterations {iterations} not be negative")
-    alike = grad is None or (grad.shape, grad.dtype, grad.device) == (logits.shape, logits.dtype, logits.device)
-    if grad is not None and not alike:
+        raise ValueError(
+            f"weight must have one element, not {weight.numel()}; iterations {iterations} not be negative"
+        )
+    kinds = [(value.shape, value.dtype, value.device) for value in (logits, grad) if value is not None]
+    if grad is not None and kinds[0] != kinds[1]:
         raise ValueError(
             f"gradient: {tuple(grad.shape)} {grad.dtype} on {grad.device}, expected as the logits, "
             f"{tuple(logits.shape)} {logits.dtype} on {logits.device}"

@@ -81,7 +81,7 @@ def circle_nms(centers: np.ndarray, squared_distance: float, limit: int) -> np.n
     return _greedy(centers, limit, lambda best, others: ((others - best) ** 2).sum(1) > squared_distance)
 
 
-def _greedy(boxes: np.ndarray, limit: int, apart: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+def _greedy(boxes: np.ndarray, limit: int, apart: Callable[..., np.ndarray]) -> np.ndarray:
     """The best of what remains is kept, again and again, and only those remain that are ``apart`` from it."""
     boxes = np.asarray(boxes, np.float64)
     remaining = np.arange(len(boxes))
