@@ -131,7 +131,7 @@ def head_maps(part: Part, detector: Detector, window: bool = False) -> list[Tens
     config = detector.config
     frames = [drive_frame(config, index) for index in range(12 if part.full else config.history.frames + 2)]
     if window:
-        maps = detector.window_maps(frames[::-1])
+        maps = detector.window_maps(frames[::-1], published=False)
     else:
         maps = [detector.step_maps(frame) for frame in frames][-1]
     return [value.float().cpu() for task in maps.tasks for value in task.values()]

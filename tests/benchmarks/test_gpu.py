@@ -20,8 +20,11 @@ from bevnext_benchmarks import training as training_benchmark
 from bevnext_benchmarks.gpu import __main__ as gpu
 from bevnext_benchmarks.gpu import kernels, network, training
 from bevnext_benchmarks.gpu.part import Part
+from bevnext_core.detector import Detector
 from bevnext_core.export import noise_drive
 from bevnext_core.export.package import DetectProgram
+from bevnext_core.frame import CameraFrame
+from bevnext_core.network.bevnext import HeadMaps
 from bevnext_core.ops.bev_pool import operator as bev_pool_op
 from bevnext_core.ops.crf import operator as crf_op
 from tests.paths import ROOT
@@ -198,15 +201,23 @@ def test_a_baseline_that_pools_something_else(part: Part, monkeypatch: pytest.Mo
         kernels.speed(part)
 
 
-def compiled(part: Part, monkeypatch: pytest.MonkeyPatch, compiler: Callable[..., Any]) -> str:
-    """The failure of a step with this compiler in place of torch.compile."""
-    monkeypatch.setattr(torch, "compile", compiler)
+def step_failure(part: Part, way: str) -> str:
+    """The failure of the fp32 step in one way."""
     model = network.random_network(part.config())
     eager = {"fp32": network.head_maps(part, network.detector(part, model, "fp32", "eager"))}
     part.table("form")
-    network.measured_step(part, model, "fp32", "default", eager)
+    network.measured_step(part, model, "fp32", way, eager)
     (failure,) = part.failures
     return failure
+
+
+def test_a_window_that_detects_something_else(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(detector: Detector, frames: list[CameraFrame], published: bool) -> HeadMaps:
+        return window(detector, frames[:1] + frames[2:], published)
+
+    window = Detector.window_maps
+    monkeypatch.setattr(Detector, "window_maps", older)
+    assert step_failure(part, "window").startswith("window, fp32: head maps ")
 
 
 def test_a_compiled_step_that_detects_something_else(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +225,8 @@ def test_a_compiled_step_that_detects_something_else(part: Part, monkeypatch: py
         wrong = 1.01 if isinstance(program, DetectProgram) else 1
         return lambda *inputs: tuple(value * wrong for value in program(*inputs))
 
-    assert compiled(part, monkeypatch, compiler) == "default, fp32: head maps 1.0e-02 from eager ones, allowed 0.002"
+    monkeypatch.setattr(torch, "compile", compiler)
+    assert step_failure(part, "default") == "default, fp32: head maps 1.0e-02 from eager ones, allowed 0.002"
 
 
 def test_a_step_that_cannot_be_compiled(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +236,8 @@ def test_a_step_that_cannot_be_compiled(part: Part, monkeypatch: pytest.MonkeyPa
 
         return fail
 
-    failure = compiled(part, monkeypatch, compiler)
+    monkeypatch.setattr(torch, "compile", compiler)
+    failure = step_failure(part, "default")
     assert "'encode' cannot be compiled" in failure and "'detect' cannot be compiled" in failure
 
 
