@@ -34,29 +34,18 @@ from bevnext_core.streaming.acceleration import CompileMode
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_network_arguments(parser)
-    parser.add_argument(
-        "--compiled", metavar="FILE.pt2", help="with --checkpoint: measure its package of 'bevnext export'"
-    )
-    parser.add_argument(
-        "--compile", nargs="?", const="default", choices=get_args(CompileMode), help="as of 'bevnext detect'"
-    )
-    parser.add_argument("--modes", default=",".join(MODES), help="which, comma-separated (default: %(default)s)")
-    parser.add_argument(
-        "--plain", action="store_true", help="plain PyTorch in place of this project's own operators"
-    )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument(
-        "--seconds", type=float, default=15, help="measure each mode at least so long (default: %(default)s)"
-    )
-    parser.add_argument("--out", metavar="FILE", help="also write the results as JSON")
-    parser.add_argument(
-        "--compare",
-        nargs=2,
-        metavar=("A.json", "B.json"),
-        help="measure nothing: print how many times faster B is than A",
-    )
+    add = parser.add_argument
+    add("--compiled", metavar="FILE.pt2", help="with --checkpoint: measure its package of 'bevnext export'")
+    add("--compile", nargs="?", const="default", choices=get_args(CompileMode), help="as of 'bevnext detect'")
+    add("--modes", default=",".join(MODES), help="which, comma-separated (default: %(default)s)")
+    add("--plain", action="store_true", help="plain PyTorch in place of this project's own operators")
+    add("--precision", choices=PRECISIONS, default="fp32", help="(default: %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    add("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
+    add("--seconds", type=float, default=15, help="measure each mode at least so long (default: %(default)s)")
+    add("--out", metavar="FILE", help="also write the results as JSON")
+    ratios = "measure nothing: print how many times faster B is than A"
+    add("--compare", nargs=2, metavar=("A.json", "B.json"), help=ratios)
 
 
 def run(args: argparse.Namespace) -> int:

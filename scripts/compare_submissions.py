@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from bevnext_core.errors import BevnextError
 from bevnext_core.evaluation.submission import read_submission
 from bevnext_core.files import Parser, user_path
 
-Groups = dict[tuple[str, str, str], np.ndarray]
+Groups = Mapping[Any, np.ndarray]
+"""Boxes that may be partners, by what they must have in common: ``[M, K]`` numbers each."""
 
 
 def groups(submission: dict[str, Any]) -> Groups:

@@ -23,12 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from bevnext_core.boxes import wrap_angle  # noqa: E402
 from bevnext_core.detections import Detections  # noqa: E402
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
 from bevnext_core.files import Parser  # noqa: E402
 from bevnext_world.cli.demo import add_drive_arguments, demo_weights  # noqa: E402
 from bevnext_world.demo.drive import Drive, prepare_drive  # noqa: E402
+from scripts.compare_submissions import compare as compare_groups  # noqa: E402
 from scripts.ros_self_check import isolate, stop  # noqa: E402
 
 TOLERANCE = 1e-3
@@ -66,35 +66,24 @@ def compare(published: dict[int, Detections], expected: dict[int, Detections]) -
         if found is None:
             faults.append(f"frame {stamp}: not published")
             continue
-        difference, alone = pair(found, wanted)
+        paired, _, difference = compare_groups(by_class(found), by_class(wanted), TOLERANCE)
         boxes += len(wanted)
         largest = max(largest, difference)
+        alone = len(wanted) - paired
         if alone or len(found) != len(wanted):
-            faults.append(
-                f"frame {stamp}: {len(found)} boxes, {len(wanted)} expected, {alone} without partner"
-            )
+            faults.append(f"frame {stamp}: {len(found)} boxes, {len(wanted)} expected, {alone} without partner")
         else:
             equal += 1
     faults += [f"frame {stamp}: not expected" for stamp in published if stamp not in expected]
     return Verdict(equal, len(expected), boxes, largest, tuple(faults))
 
 
-def pair(found: Detections, wanted: Detections) -> tuple[float, int]:
-    """Largest difference of the pairs, and the number of ``wanted`` that have none."""
-    free = list(range(len(found)))
-    largest, alone = 0.0, 0
-    for box, score, name in zip(wanted.boxes, wanted.scores, wanted.names, strict=True):
-        same = [index for index in free if found.names[index] == name]
-        difference = np.abs(found.boxes[same] - box)
-        difference[:, 6] = np.abs(wrap_angle(difference[:, 6]))
-        worst = np.maximum(difference.max(1, initial=0.0), np.abs(found.scores[same] - score))
-        best = int(np.argmin(worst)) if same else -1
-        if best < 0 or worst[best] > TOLERANCE:
-            alone += 1
-            continue
-        free.remove(same[best])
-        largest = max(largest, float(worst[best]))
-    return largest, alone
+def by_class(detections: Detections) -> dict[str, np.ndarray]:
+    """``[M, 11]`` per class: boxes, with the heading as a direction, and scores."""
+    boxes, names = detections.boxes, np.array(detections.names, object)
+    values = [boxes[:, :6], np.cos(boxes[:, 6:7]), np.sin(boxes[:, 6:7]), boxes[:, 7:], detections.scores[:, None]]
+    rows = np.concatenate(values, 1)
+    return {name: rows[names == name] for name in set(names)}
 
 
 def detect_directly(drive: Drive, checkpoint: Path) -> tuple[dict[int, Detections], float]:
@@ -112,9 +101,7 @@ def detect_directly(drive: Drive, checkpoint: Path) -> tuple[dict[int, Detection
         start = time.perf_counter()
         detections = detector.step(frame)
         seconds += time.perf_counter() - start
-        found[ref.stamp_ns] = detections.above(
-            EVERYTHING["score_threshold"], int(EVERYTHING["max_detections"])
-        )
+        found[ref.stamp_ns] = detections.above(EVERYTHING["score_threshold"], int(EVERYTHING["max_detections"]))
     return found, seconds / len(found)
 
 
@@ -199,9 +186,7 @@ def through_node(
         while not listener.is_heard(image_topic(ANCHOR_CAMERA)):
             check(processes["node"], "node", logs["node"])
             if time.monotonic() > end:
-                raise BevnextError(
-                    f"the node was not active after {START_SECONDS:.0f} s: {last(logs['node'])}"
-                )
+                raise BevnextError(f"the node was not active after {START_SECONDS:.0f} s: {last(logs['node'])}")
             listener.spin(0.1)
         play = ["bevnext_ros", "play", str(bag), "--rate", f"{rate:.3f}"]
         processes["player"] = start(play, logs["player"])
@@ -277,11 +262,8 @@ def run(args: argparse.Namespace) -> int:
         f"{verdict.equal} of {verdict.frames} frames equal: {verdict.boxes} boxes, played at {rate:.2f} times the "
         f"recorded speed, largest difference {verdict.largest:.1e}"
     )
-    print(
-        "the node over DDS "
-        + ("DIFFERS from" if verdict.faults else "gives the same boxes as")
-        + " the detector"
-    )
+    outcome = "DIFFERS from" if verdict.faults else "gives the same boxes as"
+    print(f"the node over DDS {outcome} the detector")
     return 1 if verdict.faults else 0
 
 

@@ -32,9 +32,7 @@ BOXES = (
 
 
 def main() -> None:
-    parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
     args = parser.parse_args()
     frame = drive(1)[0]
@@ -47,16 +45,10 @@ def main() -> None:
         images.append(plain)
     boxes = np.array([box for box, _ in BOXES], np.float32)
     labels = np.array([CLASSES.index(name) for _, name in BOXES])
-    detections = Detections(
-        boxes, np.ones(len(boxes), np.float32), labels, CLASSES, frame.stamp_ns, frame.global_from_ego
-    )
-    picture = draw_frame(
-        dataclasses.replace(frame, images=tuple(images)),
-        detections,
-        title="made-up boxes",
-        camera_width=352,
-        extent=30,
-    )
+    scores = np.ones(len(boxes), np.float32)
+    detections = Detections(boxes, scores, labels, CLASSES, frame.stamp_ns, frame.global_from_ego)
+    plain_frame = dataclasses.replace(frame, images=tuple(images))
+    picture = draw_frame(plain_frame, detections, title="made-up boxes", camera_width=352, extent=30)
     write_picture(picture, args.file)
 
 
