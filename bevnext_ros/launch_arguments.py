@@ -29,6 +29,10 @@ _WAIT_SECONDS = 1.0
 """What `ros2 bag play` waits before the first message: the time in which subscribers find a new publisher."""
 
 
+_LISTEN_SECONDS = 60.0
+"""What the node waits for launch's subscription; on a busy machine discovery takes seconds."""
+
+
 def refuse_unknown(command: Iterable[str], launch_file: str, known: Collection[str]) -> None:
     """`ros2 launch` passes over arguments that no launch file declares.
 
@@ -84,6 +88,8 @@ def node_parameters(given: Mapping[str, str]) -> dict[str, Any]:
         parameters["threads"] = int(values["threads"])
     if "autostart" in values:
         parameters["autostart"] = is_true(values["autostart"])
+    if "bag" in values:
+        parameters["activation_wait"] = _LISTEN_SECONDS
     parameters["use_sim_time"] = is_true(values.get("use_sim_time", "true" if "bag" in values else "false"))
     return parameters
 

@@ -28,7 +28,7 @@ from launch import LaunchDescription
 
 SHARE = get_package_share_directory("bevnext_ros")
 LAYOUT = os.path.join(SHARE, "config", "rviz", "detector.rviz")
-# Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Humble, Jazzy) the second
+# Fast DDS 2 (Humble, Iron, Jazzy) reads the second only; Fast DDS 3 reads both, and complains when one file comes twice
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 BOOL = given.BOOLEANS
 TEXTS = List[str]  # noqa: UP006 - list[str] is no type to launch_ros
@@ -84,7 +84,10 @@ def start(context):
     actions = []
     if given.is_true(value["shared_memory"]) and not any(name in os.environ for name in PROFILES):
         profile = os.path.join(SHARE, "config", "fastdds_shm.xml")
-        actions += [SetEnvironmentVariable(name, profile) for name in PROFILES]
+        later = (
+            os.environ.get("ROS_DISTRO", "jazzy") > "jazzy"
+        )  # distributions are named in the alphabet's order
+        actions += [SetEnvironmentVariable(name, profile) for name in PROFILES[: 1 if later else 2]]
     command = given.play_command(player(), value)
     if command:
         play = ExecuteProcess(cmd=command, output="screen")

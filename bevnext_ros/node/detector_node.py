@@ -82,14 +82,20 @@ class DetectorNode(LifecycleNode):
         )
         self._start_timer: Any = None
         if self._options.autostart:
-            self._start_timer = self.create_timer(0.001, self._autostart, clock=self._steady)
+            self._activate_by = time.monotonic() + self._options.activation_wait
+            self._start_timer = self.create_timer(_POLL_SECONDS, self._autostart, clock=self._steady)
 
     # ------------------------------------------------------------------------------------- life cycle
     def _autostart(self) -> None:
+        if self._state == "unconfigured":
+            self.trigger_configure()
+        if self._state == "inactive":
+            heard = self.count_subscribers("~/transition_event") > 0
+            if not heard and time.monotonic() < self._activate_by:
+                return
+            self.trigger_activate()
         self.destroy_timer(self._start_timer)
         self._start_timer = None
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters, load the detector, make the publishers; after an error nothing has changed."""

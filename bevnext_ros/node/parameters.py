@@ -98,6 +98,12 @@ class Options:
         5.0, "s without output, although images come, that are an error", (0.1, 3600), live=True
     )
     diagnostics_period: float = _p(1.0, "s between diagnostics", (0.05, 60))
+    activation_wait: float = _p(
+        0.0,
+        "s that autostart waits, once configured, for a subscriber of ~/transition_event, which tells of it once",
+        (0, 600),
+        read_only=True,
+    )
 
     @property
     def mask_faulty(self) -> bool:

@@ -25,7 +25,8 @@ from bevnext_core.threads import WAITING
 from bevnext_ros.bags.play import add_arguments
 from bevnext_ros.node.parameters import PARAMETERS, make_options, rig_cameras
 from tests.paths import ROOT
-from tests.ros import launch_stand_in
+from tests.ros import harness, launch_stand_in
+from tests.ros.recorded import drive, write_bag
 
 FILE = ROOT / "launch" / "detector.launch.py"
 REAL = importlib.util.find_spec("launch_ros") is not None  # a folder named launch is here, too
@@ -66,7 +67,7 @@ def system(request, monkeypatch):
             monkeypatch.setattr(file, name, remembering(getattr(file, name)))
         return file
 
-    for name in (*PROFILES, *WAITING):
+    for name in (*PROFILES, *WAITING, "ROS_DISTRO"):
         monkeypatch.setenv(name, "")  # what the launch sets is undone afterwards
         monkeypatch.delenv(name)
     return load
@@ -186,6 +187,22 @@ def test_how_the_node_is_started(launch, tmp_path, monkeypatch):
     assert node["ros_arguments"] == ["--log-level", "debug"]
 
 
+@pytest.mark.parametrize(
+    "distribution, variables",
+    [
+        ("humble", PROFILES),
+        ("jazzy", PROFILES),
+        ("kilted", {"FASTDDS_DEFAULT_PROFILES_FILE"}),
+        ("rolling", {"FASTDDS_DEFAULT_PROFILES_FILE"}),
+    ],
+)
+def test_each_fast_dds_gets_the_profile_by_a_variable_that_it_reads(
+    launch, monkeypatch, distribution, variables
+):
+    monkeypatch.setenv("ROS_DISTRO", distribution)
+    assert set(launch().environment) == variables
+
+
 @pytest.mark.parametrize("own", sorted(PROFILES))
 def test_what_the_user_has_set_in_the_environment_stays(launch, monkeypatch, own):
     launched = launch()
@@ -202,7 +219,7 @@ def test_what_the_user_has_set_in_the_environment_stays(launch, monkeypatch, own
 
 def test_a_bag_starts_when_the_node_is_active_and_once(launch, tmp_path):
     launched = launch(bag=str(tmp_path))
-    assert launched.parameters["use_sim_time"] is True
+    assert launched.parameters["use_sim_time"] is True and launched.parameters["activation_wait"] == 60.0
     assert set(launched.processes) == {"detector_node"}
     assert launched.activate("inactive") == []
     assert launched.activate() == [["ros2", "bag", "play", str(tmp_path), "--clock", "--delay", "1"]]
@@ -321,6 +338,56 @@ def test_the_meaning_of_arguments_needs_neither_torch_nor_pydantic_nor_launch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+@pytest.mark.ros
+def test_launch_testing_runs_the_file_with_a_node_and_a_bag(tmp_path):
+    """By launch itself: a real node with a stand-in detector, in processes."""
+    if importlib.util.find_spec("launch_testing") is None or harness.missing():
+        pytest.skip("needs launch_testing and rclpy: launch is not on the Python index")
+    write_bag(tmp_path / "bag", drive())
+    values = {
+        "only_when_subscribed": False,
+        "image_reliability": "reliable",
+        "image_deadline": 5.0,
+        "transform_deadline": 5.0,
+    }
+    values |= {"overload": "queue", "image_depth": 100}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"detector": {"ros__parameters": values}}))
+    index = tmp_path / "prefix/share/ament_index/resource_index/packages"
+    programs = tmp_path / "prefix/lib/bevnext_ros"
+    for folder in (index, programs):
+        folder.mkdir(parents=True)
+    (index / "bevnext_ros").touch()
+    (tmp_path / "prefix/share/bevnext_ros").symlink_to(ROOT)
+    commands = {
+        "detector_node": f"tests.ros.node_process {tmp_path}/steps.jsonl 0",
+        "bevnext": "bevnext_core.cli",
+    }
+    for name, module in commands.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+        (programs / name).chmod(0o755)
+    paths = [str(tmp_path / "prefix"), os.environ.get("AMENT_PREFIX_PATH", ""), sys.prefix]
+    environment = {
+        **harness.environment(),
+        "AMENT_PREFIX_PATH": os.pathsep.join(filter(None, paths)),
+        "DETECTOR_LAUNCH_TEST": str(tmp_path),
+        "DETECTOR_LAUNCH_FILE": str(FILE),
+        "ROS_LOG_DIR": str(tmp_path / "log"),
+    }
+    for name in PROFILES:
+        environment.pop(name, None)
+    command = [
+        sys.executable,
+        "-m",
+        "launch_testing.launch_test",
+        str(FILE.parent.parent / "tests/ros/detector_launch_test.py"),
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("Ran 1 test in") == 4
 
 
 def test_the_package_depends_on_all_that_is_launched():
