@@ -381,7 +381,7 @@ def test_launch_testing_runs_the_file_with_a_node_and_a_bag(tmp_path):
         sys.executable,
         "-m",
         "launch_testing.launch_test",
-        str(FILE.parent.parent / "tests/ros/detector_launch_test.py"),
+        str(FILE.parent.parent / "tests/ros/launched_drive.py"),
     ]
     done = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
