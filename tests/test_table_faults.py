@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
@@ -20,7 +21,7 @@ from bevnext_core.cli.main import main
 from bevnext_core.config import load_config
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.detections import Detections
-from bevnext_core.detector import Detector
+from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import DatasetError
 from bevnext_core.evaluation.submission import META
 from bevnext_ros.bags import nuscenes_to_bag
@@ -40,7 +41,8 @@ class NoNetwork:
     """Finds one car in every frame."""
 
     def __init__(self, config):
-        self.config = config
+        self.config, self.options, self.device = config, DetectorOptions(), torch.device("cpu")
+        self.precision = "fp32"
 
     def step(self, frame):
         box = np.array([[10.0, 0, 1, 4, 2, 1.5, 0, 1, 0]])
