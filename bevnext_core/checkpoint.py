@@ -30,15 +30,21 @@ from bevnext_core.files import atomic_path, user_path
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.published_names import published_names
 from bevnext_core.torch_files import existing_file, is_pytorch_file, listed, safe_torch_load, what_it_is
+from bevnext_core.trained_on import NUSCENES, TrainedOn
 from bevnext_core.weights import PUBLISHED, folder, published_file
 
 FORMAT = "bevnext-1"
+PUBLISHED_ON = TrainedOn("nuScenes v1.0-trainval, train", NUSCENES)
 
 
-def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Write weights (this project's names) and their configuration, atomically."""
+def save_checkpoint(
+    path: str | Path, state: Mapping[str, Tensor], config: ModelConfig, trained_on: TrainedOn | None = None
+) -> None:
+    """Write weights (this project's names), their configuration and, if known, their origin, atomically."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     metadata = {"format": FORMAT, "config": json.dumps(config_to_mapping(config))}
+    if trained_on is not None:
+        metadata["trained_on"] = json.dumps(trained_on.as_mapping())
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata)
 
@@ -96,6 +102,19 @@ def read_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return config_from_mapping(data, str(path)), state
 
 
+def trained_on(path: str | Path) -> TrainedOn | None:
+    """What the network of a checkpoint was trained on; ``None``: the checkpoint does not tell.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    try:
+        with safetensors.safe_open(existing_file(named_checkpoint(path)), framework="pt") as file:
+            return TrainedOn.of(json.loads((file.metadata() or {})["trained_on"]))
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def import_published(
     path: str | Path, out: str | Path, config: ModelConfig | str | Path | None = None
 ) -> str:
@@ -130,7 +149,7 @@ def import_published(
     broken = [names[n] for n, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
     if broken:
         raise CheckpointError(f"{path}: {_listed('not finite', broken)}")
-    save_checkpoint(out, state, config)
+    save_checkpoint(out, state, config, PUBLISHED_ON)
     count = sum(value.numel() for name, value in state.items() if value.is_floating_point())
     return f"{config.name}: {len(state)} entries, {count / 1e6:.1f} M values -> {out}"
 

@@ -23,12 +23,14 @@ class StepInfo:
         seconds: wall time per stage, by stage name (on a GPU: of the host).
         ego_from_cameras: ``[1 + slots, N, 4, 4]``, each slot's cameras in the present ego frame, as used for
             lifting; the present frame first.
+        doubt: why the boxes are not to be expected good: the rig is far from those of training; empty when it is not.
     """
 
     history_stamps_ns: tuple[int, ...] = ()
     reset_reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     ego_from_cameras: np.ndarray | None = None
+    doubt: str = ""
 
     @property
     def history_frames(self) -> int:

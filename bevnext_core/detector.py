@@ -9,16 +9,17 @@ stream cannot keep; :meth:`Detector.window_maps` computes either.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bevnext_core.checkpoint import load_checkpoint
+from bevnext_core.checkpoint import load_checkpoint, trained_on
 from bevnext_core.config import ModelConfig
 from bevnext_core.detections import Detections, StepInfo
 from bevnext_core.device import find_device
@@ -37,6 +38,9 @@ from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from bevnext_core.streaming.rig_canvas import RigCanvas
 from bevnext_core.streaming.rig_state import RigState
 from bevnext_core.streaming.upload import Uploader
+from bevnext_core.trained_on import TrainedOn
+
+_log = logging.getLogger(__name__)
 
 Cameras = tuple[RigState, EncodedCameras]
 """One instant of the rig, as the history keeps it."""
@@ -71,7 +75,12 @@ class DetectorOptions:
 
 
 class Detector:
-    """Streaming detection. Not thread-safe: one thread steps it."""
+    """Streaming detection. Not thread-safe: one thread steps it.
+
+    Attributes:
+        trained_on: what the weights were trained on, where the checkpoint tells. A rig that is far from that is logged
+            once, and each of its frames' ``info.doubt`` says so.
+    """
 
     def __init__(
         self, model: BEVNeXt, device: str | torch.device = "cpu", options: DetectorOptions | None = None
@@ -93,6 +102,8 @@ class Detector:
         self._history: History[Cameras] = History(history.frames, history.interval, self.options.history)
         self._calibration = CalibrationWatch()
         self._reset_reason = ""
+        self.trained_on: TrainedOn | None = None
+        self._doubt = ""
         on_gpu = self.device.type == "cuda"
         wanted = self.options.batched_lift, self.options.device_resize
         self._batched_lift, device_resize = (on_gpu if value is None else value for value in wanted)
@@ -117,7 +128,9 @@ class Detector:
             where = find_device(device)
             precision = resolve_precision((options or DetectorOptions()).precision, where)
             model = ExportedNetwork(model, load_package(compiled, where, precision))
-        return cls(model, device, options)
+        detector = cls(model, device, options)
+        detector.trained_on = trained_on(path)
+        return detector
 
     def __repr__(self) -> str:
         precision = precision_text(self.options.precision, self.device)
@@ -246,7 +259,11 @@ class Detector:
     def _detections(self, frame: CameraFrame, maps: HeadMaps, info: StepInfo) -> Detections:
         with _timed(info.seconds, "decode"):
             found = boxes_from_maps(maps.tasks, self.config)[0]
-        names, pose = self.config.class_names, frame.global_from_ego
+        doubt = self.trained_on.doubt(frame) if self.trained_on else ""
+        if doubt and doubt != self._doubt:
+            _log.warning("%s", doubt)
+        self._doubt = doubt
+        names, pose, info = self.config.class_names, frame.global_from_ego, replace(info, doubt=doubt)
         return Detections(
             found.boxes, found.scores, found.labels, names, frame.stamp_ns, pose, frame.token, info
         )

@@ -44,6 +44,7 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from bevnext_core.checkpoint import save_checkpoint  # noqa: E402
 from bevnext_core.network.bevnext import BEVNeXt  # noqa: E402
+from bevnext_core.trained_on import TrainedOn  # noqa: E402
 from training.data.cbgs import balanced_frames  # noqa: E402
 from training.data.dataset import Batch, TrainingDataset, join_samples  # noqa: E402
 from training.data.index import open_index  # noqa: E402
@@ -263,8 +264,9 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
 
     def write_weights(name: str) -> None:
         if processes.is_main:
-            save_checkpoint(work_dir / f"{name}.safetensors", network.state_dict(), config)
-            save_checkpoint(work_dir / f"{name}_ema.safetensors", run.ema.state, config)
+            origin = TrainedOn.today(f"{data.index.dataroot.name} {data.index.version}", data.index.intrinsics)
+            save_checkpoint(work_dir / f"{name}.safetensors", network.state_dict(), config, origin)
+            save_checkpoint(work_dir / f"{name}_ema.safetensors", run.ema.state, config, origin)
 
     # ---------------------------------------------------------------- the loop
     amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.amp)

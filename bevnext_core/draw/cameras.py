@@ -16,7 +16,7 @@ from PIL import Image
 from bevnext_core.boxes import box_corners
 from bevnext_core.detections import Detections
 from bevnext_core.draw.bev import BevView, BoxLayer, draw_bev, draw_legend, draw_line
-from bevnext_core.draw.colors import BACKGROUND, CLASS_COLORS, TRUTH_COLOR, Color, class_color
+from bevnext_core.draw.colors import BACKGROUND, CLASS_COLORS, DOUBT_COLOR, TRUTH_COLOR, Color, class_color
 from bevnext_core.draw.text import Labels, draw_text
 from bevnext_core.files import atomic_path
 from bevnext_core.frame import CameraFrame
@@ -210,6 +210,8 @@ def draw_frame(
         summary += f", {len(truth_boxes)} annotated"
     draw_text(bev, title, 8, 18, (255, 255, 255), 15)
     draw_text(bev, summary, 8, 36)
+    for line, text in enumerate(filter(None, detections.info.doubt.split("; "))):
+        draw_text(bev, text, 8, 54 + 18 * line, DOUBT_COLOR)
     picture = np.concatenate([mosaic, bev], 1)
     return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
 

@@ -24,6 +24,7 @@ CLASS_COLORS: dict[str, Color] = {
 """RGB per class."""
 OTHER_COLOR: Color = (170, 170, 170)
 TRUTH_COLOR: Color = (255, 255, 255)
+DOUBT_COLOR: Color = (255, 176, 0)
 BACKGROUND: Color = (24, 26, 30)
 GRID: Color = (62, 66, 74)
 DIM: Color = (140, 145, 155)

@@ -82,6 +82,7 @@ class Diagnostics:
         self._last_reset = ""
         self._last_reset_stamp_ns = 0
         self._resets = 0
+        self._doubt = ""
         self._past: deque[tuple[float, int, dict[str, int]]] = deque()  # time, published, drops
         self._output_time = self._last_time = clock()
         self._output_drops: dict[str, int] = {}
@@ -93,6 +94,7 @@ class Diagnostics:
             self._slow_in_a_row = self._slow_in_a_row + 1 if seconds["total"] > slow_frame else 0
             self._history = detections.info.history_frames
             self._history_slots = len(detections.info.history_stamps_ns)
+            self._doubt = detections.info.doubt
             if detections.info.reset_reason:
                 self._last_reset = detections.info.reset_reason
                 self._last_reset_stamp_ns = detections.stamp_ns
@@ -132,6 +134,8 @@ class Diagnostics:
         if now - self._output_time >= report.no_output_after:
             text = f"no output for {now - self._output_time:.0f} s although images come: {self._why(report)}"
             return Status("node", ERROR, text, values)
+        if self._doubt:
+            return Status("node", WARN, f"{rate:.1f} frames/s; {self._doubt}", values)
         return Status("node", OK, f"{rate:.1f} frames/s", values)
 
     def _why(self, report: Report) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from bevnext_core.detections import Detections
+from bevnext_core.detections import Detections, StepInfo
 from bevnext_ros.bags.types import make_typestore
 from bevnext_ros.messages.factory import RosbagsFactory
 from bevnext_ros.node.diagnostics import ERROR, OK, WARN, Diagnostics, Report, make_diagnostics
@@ -50,6 +52,15 @@ def test_no_output_although_images_come_is_an_error_with_the_cause(report, words
     assert levels == [OK] * 3
     status = life.second(no_output_after=4.0, **report(4))["node"]
     assert status.level == ERROR and status.message == f"no output for 4 s although images come: {words}"
+    assert life.second(published=1)["node"].level == OK
+
+
+def test_a_rig_far_from_that_of_training_warns_until_another_comes():
+    life = Life()
+    doubted = replace(NOTHING, info=StepInfo(doubt="trained on paper"))
+    life.diagnostics.note_result(doubted, dict.fromkeys(STAGES, 0.01), 1.0)
+    status = life.second()["node"]
+    assert status.level == WARN and status.message == "1.0 frames/s; trained on paper"
     assert life.second(published=1)["node"].level == OK
 
 
