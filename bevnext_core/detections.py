@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -64,6 +64,18 @@ class Detections:
     def names(self) -> list[str]:
         """Class name of each box."""
         return [self.class_names[int(label)] for label in self.labels]
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON: the frame, and class, score, center, size, yaw, velocity of each box (ego frame), best
+        first."""
+        best = self.above(0.0)
+        rows = zip(best.names, best.scores.tolist(), best.boxes.tolist(), strict=True)
+        boxes = [
+            {"class": name, "score": score, "center": box[:3], "size": box[3:6], "yaw": box[6], "velocity": box[7:]}
+            for name, score, box in rows
+        ]
+        pose = self.global_from_ego.tolist()
+        return {"stamp_ns": self.stamp_ns, "token": self.token, "global_from_ego": pose, "boxes": boxes}
 
     def above(self, score: float, limit: int | None = None) -> Detections:
         """Those with at least ``score``, best first, at most ``limit``."""

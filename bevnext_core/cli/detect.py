@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from bevnext_core.detections import FrameDetector
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
 from bevnext_core.evaluation.inference import detect_frames
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
+from bevnext_core.files import lines_file
 from bevnext_core.precision import PRECISIONS
 
 
@@ -69,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "reduce-overhead (with CUDA graphs), graphs (CUDA graphs alone)",
     )
     add("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
+    add("--json-lines", action="store_true", help="write detections.jsonl too: a line of JSON per frame")
     add("--no-pictures", action="store_true", help="write the submission only")
     add("--score-threshold", type=float, default=0.3, help="lowest score drawn in pictures (default: %(default)s)")
 
@@ -90,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
     choice = {"scenes": args.scene, "split": args.split, "sweeps": args.sweeps}
     reader = NuScenesReader.of(detector.config, args.dataroot, args.version, **choice)
-    summary = detect(reader, detector, out, pictures=not args.no_pictures, score_threshold=args.score_threshold)
+    wanted = {"pictures": not args.no_pictures, "json_lines": args.json_lines}
+    summary = detect(reader, detector, out, score_threshold=args.score_threshold, **wanted)
     print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'submission.json'}")
     for video in summary.videos:
         print(f"video: {video}")
@@ -123,16 +127,24 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
         overrides=_detector_overrides(args),
         pictures=not args.no_pictures,
         picture_threshold=args.score_threshold,
+        json_lines=args.json_lines,
     )
 
 
 def detect(
-    reader: NuScenesReader, detector: FrameDetector, out: Path, *, pictures: bool = True, score_threshold: float = 0.3
+    reader: NuScenesReader,
+    detector: FrameDetector,
+    out: Path,
+    *,
+    pictures: bool = True,
+    score_threshold: float = 0.3,
+    json_lines: bool = False,
 ) -> DetectSummary:
     """Run the detector over all frames of ``reader`` and write the results below ``out``.
 
     Writes ``submission.json`` (key frames only, as nuScenes wants it), and with ``pictures`` also
-    ``frames/<scene>/<nnn>.png`` and, with an H.264 encoder, ``<scene>.mp4``. The detector is reset between scenes.
+    ``frames/<scene>/<nnn>.png`` and, with an H.264 encoder, ``<scene>.mp4``; with ``json_lines`` ``detections.jsonl``,
+    a line per frame (:meth:`Detections.as_mapping`, and ``scene``). The detector is reset between scenes.
     A frame that cannot be read gets an empty result, is reported on stderr and counted; the others go on.
 
     Raises:
@@ -145,7 +157,7 @@ def detect(
 
     summary = DetectSummary()
     results: dict[str, list[dict[str, Any]]] = {}
-    with tqdm(total=len(reader), unit="frame", disable=None) as progress:
+    with tqdm(total=len(reader), unit="frame", disable=None) as progress, lines_file(out, json_lines) as lines:
         for scene in reader.scenes:
             folder = out / "frames" / scene
             for stale in folder.glob("*.png") if pictures else ():
@@ -160,6 +172,8 @@ def detect(
                 else:
                     summary.frames += 1
                     summary.boxes += len(found)
+                    if lines:
+                        print(json.dumps({"scene": scene, **found.as_mapping()}), file=lines)
                     if ref.is_key:
                         results[ref.sample_token] = submission_records(found)
                     if pictures:

@@ -6,6 +6,7 @@ was recorded later than it is needed is read ahead, so every frame is used: noth
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 from bevnext_core.detections import Detections, FrameDetector
 from bevnext_core.errors import FrameError, one_line
+from bevnext_core.files import lines_file
 from bevnext_core.frame import CameraFrame
 from bevnext_ros.bags.read_ahead import Handlers, ReadAhead
 from bevnext_ros.bags.reader import BagReader
@@ -135,11 +137,13 @@ def detect_bag(
     *,
     pictures: bool = True,
     picture_threshold: float = 0.3,
+    json_lines: bool = False,
 ) -> BagSummary:
     """Run the detector over a bag; write a bag with its detections and pictures.
 
     Writes below ``out``: ``detections`` (a bag with the node's topics :data:`OUTPUTS`), and with ``pictures``
-    ``frames/<nnn>.png`` and a video. Boxes are filtered as in the node (``score_threshold``,
+    ``frames/<nnn>.png`` and a video; with ``json_lines`` ``detections.jsonl``, a line per frame. Boxes
+    are filtered as in the node (``score_threshold``,
     ``max_detections``).
 
     Raises:
@@ -156,7 +160,7 @@ def detect_bag(
     output_frame = options.output_frame or options.base_frame
     stamps: list[int] = []
     detector.reset("new bag")
-    with BagReader(bag_path) as bag, BagWriter(out / "detections") as writer:
+    with BagReader(bag_path) as bag, BagWriter(out / "detections") as writer, lines_file(out, json_lines) as lines:
         total = bag.counts.get(
             "/" + next(c.image_topic for c in stream.cameras if c.name == stream.anchor).lstrip("/")
         )
@@ -168,6 +172,8 @@ def detect_bag(
                 _write(writer, found, posed, output_frame)
                 summary.frames += 1
                 summary.boxes += len(found)
+                if lines:
+                    print(json.dumps(found.as_mapping()), file=lines)
                 if pictures:
                     summary.pictures.append(
                         _draw(out, summary.frames - 1, frame, found.above(picture_threshold))
@@ -214,6 +220,7 @@ def run_detect_bag(
     overrides: Mapping[str, Any] | None = None,
     pictures: bool = True,
     picture_threshold: float = 0.3,
+    json_lines: bool = False,
 ) -> int:
     """The command: load, run, report. Raises BevnextError.
 
@@ -229,7 +236,8 @@ def run_detect_bag(
     if overrides:
         options = make_options({**asdict(options), **overrides}, "the command line")
     detector = make_detector(options, str(named_checkpoint(checkpoint)), device)
-    summary = detect_bag(bag, detector, out, options, pictures=pictures, picture_threshold=picture_threshold)
+    wanted = {"pictures": pictures, "json_lines": json_lines}
+    summary = detect_bag(bag, detector, out, options, picture_threshold=picture_threshold, **wanted)
     print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {Path(out) / 'detections'}")
     if summary.video:
         print(f"video: {summary.video}")

@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(checkpoint: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "out"
-    done = bevnext("detect", "--dataroot", sample, "--checkpoint", checkpoint, "--out", out)
+    done = bevnext("detect", "--dataroot", sample, "--checkpoint", checkpoint, "--out", out, "--json-lines")
     assert done.returncode == 0, done.stderr
     assert "5 frames" in done.stdout
     return out
@@ -69,6 +69,22 @@ def test_submission_is_what_the_detector_says(results: Path, checkpoint: Path, s
                 np.testing.assert_allclose(a["translation"], b["translation"], atol=1e-3)
                 np.testing.assert_allclose(a["detection_score"], b["detection_score"], atol=1e-4)
     assert boxes > 20
+
+
+def test_lines_of_json_are_the_submission_in_the_ego_frame(results: Path, sample: Path) -> None:
+    lines = [json.loads(line) for line in (results / "detections.jsonl").read_text().splitlines()]
+    submission = json.loads((results / "submission.json").read_text())["results"]
+    reader = NuScenesReader(sample, "v1.0-mini")
+    assert [line["scene"] for line in lines] == [scene for scene in reader.scenes for _ in reader.refs(scene)]
+    for line in lines:
+        records = submission[line["token"]]
+        assert [box["class"] for box in line["boxes"]] == [record["detection_name"] for record in records]
+        pose = np.array(line["global_from_ego"])
+        for box, record in zip(line["boxes"], records, strict=True):
+            np.testing.assert_allclose(pose[:3, :3] @ box["center"] + pose[:3, 3], record["translation"], atol=1e-3)
+            width, length, height = record["size"]
+            np.testing.assert_allclose(box["size"], (length, width, height), atol=1e-3)
+            assert len(box["velocity"]) == 2 and 0 < box["score"] < 1 and abs(box["yaw"]) < 4
 
 
 @pytest.mark.parametrize("split", ["mini_val", "mini_train"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,10 @@ def test_recorded_boxes_equal_the_detections_and_pictures_are_written(root, bag,
 
 
 def test_thresholds_limit_what_is_written(bag, tmp_path):
-    summary = detect_bag(bag, StandIn(), tmp_path / "out", options(max_detections=2), pictures=False)
+    wanted = {"pictures": False, "json_lines": True}
+    summary = detect_bag(bag, StandIn(), tmp_path / "out", options(max_detections=2), **wanted)
+    lines = (tmp_path / "out" / "detections.jsonl").read_text().splitlines()
+    assert len(lines) == summary.frames and all(len(json.loads(line)["boxes"]) == 2 for line in lines)
     assert summary.boxes == 8
     summary = detect_bag(bag, StandIn(), tmp_path / "none", options(score_threshold=1.0), pictures=False)
     assert summary.frames == 4 and summary.boxes == 0
