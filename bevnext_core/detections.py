@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 
@@ -87,6 +89,14 @@ class Detections:
         """Those that ``rows``, indices or a mask, choose."""
         chosen = {name: getattr(self, name)[rows] for name in ("boxes", "scores", "labels")}
         return dataclasses.replace(self, **chosen)
+
+
+def lines_file(folder: Path, wanted: bool) -> AbstractContextManager[TextIO | None]:
+    """``detections.jsonl`` in ``folder``, for a line of JSON per frame; ``None`` when it is not ``wanted``."""
+    if not wanted:
+        return nullcontext()
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / "detections.jsonl").open("w")
 
 
 class FrameDetector(Protocol):

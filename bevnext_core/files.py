@@ -6,9 +6,9 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from bevnext_core.errors import BevnextError
 
@@ -51,14 +51,6 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.register("type", None, os.path.expanduser)
-
-
-def lines_file(folder: Path, wanted: bool) -> AbstractContextManager[TextIO | None]:
-    """``detections.jsonl`` in ``folder``, to be written line by line; ``None`` when it is not ``wanted``."""
-    if not wanted:
-        return nullcontext()
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / "detections.jsonl").open("w")
 
 
 @contextmanager

@@ -14,11 +14,10 @@ import numpy as np
 from bevnext_core.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
 from bevnext_core.cli.registry import extension
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
-from bevnext_core.detections import FrameDetector
+from bevnext_core.detections import FrameDetector, lines_file
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
 from bevnext_core.evaluation.inference import detect_frames
 from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
-from bevnext_core.files import lines_file
 from bevnext_core.precision import PRECISIONS
 
 

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bevnext_core.detections import Detections, FrameDetector
+from bevnext_core.detections import Detections, FrameDetector, lines_file
 from bevnext_core.errors import FrameError, one_line
-from bevnext_core.files import lines_file
 from bevnext_core.frame import CameraFrame
 from bevnext_ros.bags.read_ahead import Handlers, ReadAhead
 from bevnext_ros.bags.reader import BagReader
