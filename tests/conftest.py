@@ -98,6 +98,16 @@ def sample() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _same_random_numbers() -> None:
-    """A test that draws from torch's own generator draws the same in every run, alone or among others."""
+def _same_numbers() -> Iterator[None]:
+    """A test draws the same from torch's own generator and sums in as many threads, alone or after others: a command
+    that runs in this process sets its own number of threads."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """For results that depend on the order of sums, on which the number of threads decides."""
+    torch.set_num_threads(1)

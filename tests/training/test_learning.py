@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +115,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """What is learned may depend on the order of sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def results(folder: Path, checkpoint: Path) -> dict[str, float]:
     """The numbers of :data:`BARS` for a network but for the poses, boxes by the official metric and in a stream."""
     reader = NuScenesReader(folder / "data", "v1.0-mini", split=SPLIT)
@@ -182,6 +172,7 @@ def noticed(found: dict[str, float]) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")  # what is learned may depend on the order of sums
 @pytest.mark.parametrize("broken", BREAKAGES if os.environ.get("BEVNEXT_BREAK") else ["nothing"])
 def test_training_finds_the_objects(
     broken: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -210,6 +201,7 @@ def test_training_finds_the_objects(
         assert set(missed) & set(BREAKAGES[broken]), found
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_network_that_learned_nothing_finds_nothing(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = load_config(folder / "learning.yaml")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -102,15 +101,6 @@ def training_forward(variant: str, mode: str) -> TrainingForward:
     return TrainingForward(network)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads sum in another order, which alone moves the smallest gradients by more than their limit of 1 %."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def runs(golden_path: Any) -> dict[tuple[int, str], dict[str, Any]]:
     return {(run["stage"], run["mode"]): run for run in json.loads(golden_path("small_losses.json").read_text())}
@@ -118,6 +108,7 @@ def runs(golden_path: Any) -> dict[tuple[int, str], dict[str, Any]]:
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.usefixtures("one_thread")  # two move the smallest gradients by more than their limit of 1 %
 def test_a_step_equals_the_published_one(stage: int, mode: str, runs: dict[tuple[int, str], dict[str, Any]]) -> None:
     """Tolerances of TOLERANCE.md: losses 1e-3 (train; 1e-4 eval), gradient norms 1e-2 in eval mode."""
     expected = runs[stage, mode]
