@@ -28,7 +28,6 @@ BOOLEANS = ("true", "false", "True", "False")
 _WAIT_SECONDS = 1.0
 """What `ros2 bag play` waits before the first message: the time in which subscribers find a new publisher."""
 
-
 _LISTEN_SECONDS = 60.0
 """What the node waits for launch's subscription; on a busy machine discovery takes seconds."""
 
