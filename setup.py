@@ -12,8 +12,8 @@ from setuptools import find_packages, setup
 from setuptools.command.develop import develop
 
 NAME = "bevnext_ros"
-# The network, the ROS 2 package, the synthetic world, the benchmarks. training/ runs from a checkout.
-PACKAGES = ("bevnext_core", "bevnext_ros", "bevnext_world", "bevnext_benchmarks")
+# The network, what works with it, the ROS 2 package, the world, the benchmarks. training/ runs from a checkout.
+PACKAGES = ("bevnext_core", "bevnext_tools", "bevnext_ros", "bevnext_world", "bevnext_benchmarks")
 SHARE = f"share/{NAME}"
 
 
@@ -66,7 +66,7 @@ class DevelopWithInterpreter(develop):
 
 setup(
     name=NAME,
-    version="0.1.0",
+    version="0.2.0",
     description="BEVNeXt for ROS 2: six cameras and ego poses in, 3D boxes out",
     license="Apache-2.0",
     maintainer="bevnext_ros contributors",
@@ -134,12 +134,12 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "bevnext = bevnext_core.cli.main:main",
+            "bevnext = bevnext_tools.cli.main:main",
             "detector_node = bevnext_ros.node.main:main",
             "nuscenes_to_bag = bevnext_ros.bags.nuscenes_to_bag:main",
         ],
         # what each package adds to the command `bevnext`
-        "bevnext.commands": [f"{name} = {name}.commands" for name in PACKAGES[1:]],
+        "bevnext.commands": [f"{name} = {name}.commands" for name in PACKAGES[2:]],
     },
     options={"build_scripts": {"executable": interpreter()}},
     cmdclass={"develop": DevelopWithInterpreter},

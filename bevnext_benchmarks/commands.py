@@ -1,6 +1,6 @@
 """What this package adds to the command ``bevnext``: measurements, and what they are made on."""
 
-from bevnext_core.cli.registry import Command
+from bevnext_tools.cli.registry import Command
 
 COMMANDS = {
     "doctor": Command("bevnext_benchmarks.doctor", "say what this machine has, for a report"),

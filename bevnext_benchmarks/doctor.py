@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from bevnext_core.cli.main import version
 from bevnext_core.errors import BevnextError, one_line
 from bevnext_core.files import cache_directory
+from bevnext_tools.cli.main import version
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "pydantic", "opencv-python-headless", "av", "nuscenes-devkit", "rosbags",

@@ -4,4 +4,4 @@ The network's blocks are in :mod:`bevnext_core.network`, the streaming detector 
 :mod:`bevnext_core.detector`, readers of recorded data in :mod:`bevnext_core.datasets`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

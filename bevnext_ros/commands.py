@@ -1,6 +1,6 @@
 """What the ROS 2 package adds to the command ``bevnext``."""
 
-from bevnext_core.cli.registry import Command
+from bevnext_tools.cli.registry import Command
 
 COMMANDS = {
     "nuscenes-to-bag": Command("bevnext_ros.bags.nuscenes_to_bag", "convert nuScenes scenes to ROS 2 bags"),

@@ -1,6 +1,6 @@
 """What the synthetic world adds to the command ``bevnext``."""
 
-from bevnext_core.cli.registry import Command
+from bevnext_tools.cli.registry import Command
 
 COMMANDS = {
     "demo": Command(

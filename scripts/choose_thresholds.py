@@ -18,8 +18,8 @@ from nuscenes.eval.detection.evaluate import DetectionEval
 
 from bevnext_core.classes import CLASSES
 from bevnext_core.datasets.nuscenes import load_tables
-from bevnext_core.evaluation.metric import METRIC
 from bevnext_core.files import Parser
+from bevnext_tools.evaluation.metric import METRIC
 
 WEIGHT = 0.5
 MATCH = 2.0

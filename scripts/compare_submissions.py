@@ -19,8 +19,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from bevnext_core.errors import BevnextError
-from bevnext_core.evaluation.submission import read_submission
 from bevnext_core.files import Parser, user_path
+from bevnext_tools.evaluation.submission import read_submission
 
 Groups = Mapping[Any, np.ndarray]
 """Boxes that may be partners, by what they must have in common: ``[M, K]`` numbers each."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from bevnext_core.classes import CLASSES
 from bevnext_core.detections import Detections
-from bevnext_core.draw.cameras import draw_frame, write_picture
 from bevnext_core.files import Parser
+from bevnext_tools.draw.cameras import draw_frame, write_picture
 from tests.rig import drive
 
 # x, y, z, length, width, height, yaw, vx, vy; and the class

@@ -13,7 +13,7 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 from bevnext_core.classes import CLASSES
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detections import Detections
-from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
+from bevnext_tools.evaluation.submission import make_submission, submission_records, write_submission
 from scripts.choose_thresholds import best_threshold, main
 from tests.nuscenes_dataroot import write_dataroot
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bevnext_core.evaluation.submission import make_submission
+from bevnext_tools.evaluation.submission import make_submission
 from scripts.compare_submissions import main
 
 

@@ -14,17 +14,17 @@ import pytest
 from bevnext_benchmarks import busy, latency
 from bevnext_benchmarks.gpu import __main__ as gpu
 from bevnext_core.checkpoint import import_published, load_checkpoint, save_checkpoint
-from bevnext_core.cli import registry
-from bevnext_core.cli.main import COMMANDS, main
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.errors import BevnextError
-from bevnext_core.evaluation.submission import read_submission
 from bevnext_core.export.package import read_description
 from bevnext_core.files import Parser, user_path
 from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagWriter
 from bevnext_ros.node.detector_factory import make_detector
 from bevnext_ros.node.parameters import make_options
+from bevnext_tools.cli import registry
+from bevnext_tools.cli.main import COMMANDS, main
+from bevnext_tools.evaluation.submission import read_submission
 from scripts import choose_thresholds, compare_windows, demo_ros, draw_conventions
 from tests.published import build
 from training import ablate, evaluate, train

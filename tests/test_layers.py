@@ -12,13 +12,16 @@ import pytest
 
 from tests.paths import ROOT
 
-PACKAGES = ("bevnext_core", "bevnext_ros", "bevnext_world", "bevnext_benchmarks", "training")
+PACKAGES = ("bevnext_core", "bevnext_tools", "bevnext_ros", "bevnext_world", "bevnext_benchmarks", "training")
 FORBIDDEN = {
     "bevnext_core/geometry.py": "import bevnext_world.streets.roads",
     "bevnext_core/boxes.py": "from bevnext_ros.streams import drops",
     "bevnext_core/frame.py": "import training.run.ema",
+    "bevnext_core/files.py": "from bevnext_tools.draw import colors",
     "bevnext_core/network/heads.py": "from bevnext_core import detector",
     "bevnext_core/ops/nms/plain.py": "from bevnext_core.datasets import nuscenes",
+    "bevnext_tools/draw/colors.py": "import bevnext_world.models.palette",
+    "bevnext_tools/draw/text.py": "from bevnext_tools.cli import registry",
     "bevnext_ros/streams/drops.py": "import bevnext_world.models.palette",
     "bevnext_world/models/palette.py": "import training.run.ema",
     "training/run/ema.py": "import bevnext_ros.streams.drops",

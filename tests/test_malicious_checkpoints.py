@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from bevnext_core.cli.main import main as bevnext
 from bevnext_core.errors import CheckpointError
 from bevnext_ros.node.detector_factory import make_detector
 from bevnext_ros.node.parameters import make_options
+from bevnext_tools.cli.main import main as bevnext
 from tests.training.tiny import arguments, tiny_dataroot
 from training import ablate, evaluate, train
 

@@ -150,7 +150,7 @@ def test_configuration_and_launch_files_are_installed(package):
 
 
 def test_all_sub_packages_are_found(package):
-    names = {"bevnext_core", "bevnext_ros", "bevnext_world", "bevnext_benchmarks"}
+    names = {"bevnext_core", "bevnext_tools", "bevnext_ros", "bevnext_world", "bevnext_benchmarks"}
     for name in names:
         for path in (ROOT / name).rglob("*.py"):
             folder = path.parent

@@ -73,7 +73,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
-    for name, module in (("python", ""), ("bevnext", "-m bevnext_core.cli")):
+    for name, module in (("python", ""), ("bevnext", "-m bevnext_tools")):
         (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
         (programs / name).chmod(0o755)
     write_dataroot(folder / "nuscenes", {"scene-0103": 3, "scene-0916": 2, "scene-0061": 1})

@@ -17,16 +17,16 @@ import torch
 
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
-from bevnext_core.cli.main import main
 from bevnext_core.config import load_config
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.detections import Detections
 from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import DatasetError
-from bevnext_core.evaluation.submission import META
 from bevnext_ros.bags import nuscenes_to_bag
 from bevnext_ros.bags.types import make_typestore
 from bevnext_ros.messages.factory import RosbagsFactory
+from bevnext_tools.cli.main import main
+from bevnext_tools.evaluation.submission import META
 from tests.nuscenes_dataroot import START, edit_table, write_dataroot
 from tests.training.tiny import arguments, tiny_file
 from training import train
@@ -64,10 +64,10 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(Detector, "from_checkpoint", classmethod(lambda cls, *a, **k: NoNetwork(config)))
     for name in ("draw_frame", "camera_mosaic"):
         monkeypatch.setattr(
-            f"bevnext_core.draw.cameras.{name}", lambda *a, **k: np.zeros((8, 8, 3), np.uint8)
+            f"bevnext_tools.draw.cameras.{name}", lambda *a, **k: np.zeros((8, 8, 3), np.uint8)
         )
-    monkeypatch.setattr("bevnext_core.draw.bev.draw_bev", lambda *a, **k: np.zeros((8, 8, 3), np.uint8))
-    monkeypatch.setattr("bevnext_core.draw.video.write_video", lambda path, *a: path)
+    monkeypatch.setattr("bevnext_tools.draw.bev.draw_bev", lambda *a, **k: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr("bevnext_tools.draw.video.write_video", lambda path, *a: path)
     monkeypatch.setattr(train, "describe", lambda *a, **k: ())
     monkeypatch.setattr(nuscenes_to_bag, "BagWriter", NoBag)
     monkeypatch.setattr(nuscenes_to_bag, "verify", lambda done: None)

@@ -29,7 +29,7 @@ for frame in drive(2):
 print(len(found), "boxes")
 """
 TABLES = """
-from bevnext_core.cli.main import main
+from bevnext_tools.cli.main import main
 sys.exit(main(["detect", "--dataroot", sys.argv[2], "--checkpoint", sys.argv[1], "--out", sys.argv[2] + "/out"]))
 """
 

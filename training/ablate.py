@@ -29,10 +29,10 @@ from bevnext_core.datasets.nuscenes import NuScenesReader  # noqa: E402
 from bevnext_core.datasets.nuscenes_tables import split_scenes  # noqa: E402
 from bevnext_core.detector import Detector  # noqa: E402
 from bevnext_core.errors import BevnextError, one_line  # noqa: E402
-from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes  # noqa: E402
-from bevnext_core.evaluation.metric import evaluate  # noqa: E402
-from bevnext_core.evaluation.submission import make_submission  # noqa: E402
 from bevnext_core.files import Parser, atomic_path  # noqa: E402
+from bevnext_tools.evaluation.inference import ShuffledImages, detect_scenes  # noqa: E402
+from bevnext_tools.evaluation.metric import evaluate  # noqa: E402
+from bevnext_tools.evaluation.submission import make_submission  # noqa: E402
 from training.data.dataset import TrainingDataset  # noqa: E402
 from training.data.index import open_index  # noqa: E402
 from training.run import ablations  # noqa: E402

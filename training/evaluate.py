@@ -22,9 +22,9 @@ from bevnext_core.threads import prepare_threads  # noqa: E402
 if __name__ == "__main__":  # before PyTorch is imported
     prepare_threads()
 
-from bevnext_core.cli.main import main as bevnext  # noqa: E402
 from bevnext_core.errors import ConfigError, one_line  # noqa: E402
 from bevnext_core.files import Parser  # noqa: E402
+from bevnext_tools.cli.main import main as bevnext  # noqa: E402
 from training.run.processes import join_processes, leave_processes  # noqa: E402
 
 

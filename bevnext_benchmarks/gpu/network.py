@@ -23,7 +23,6 @@ from torchvision.io import decode_jpeg
 from bevnext_benchmarks.gpu.part import Part, milliseconds
 from bevnext_benchmarks.measure import COMPONENTS, STAGES, component_seconds, peak_memory, step_function
 from bevnext_benchmarks.random_network import random_network
-from bevnext_core.cli.export import LIMITS, largest_difference
 from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import one_line
 from bevnext_core.export.noise_drive import drive_frame, network_inputs
@@ -33,6 +32,7 @@ from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.inference import autocast, for_inference
 from bevnext_core.precision import Precision, ieee_fp32
 from bevnext_core.streaming.decode import BoxSet, boxes_from_maps
+from bevnext_tools.cli.export import LIMITS, largest_difference
 from tests.paths import BUNDLED
 from tests.published import build, from_bottom_center, geometry_from, load_reference, rms_error, window_inputs
 

@@ -1,1 +1,1 @@
-"""The network in other forms: ahead-of-time compiled packages and ONNX."""
+"""The network compiled ahead of time: packages that the detector runs."""

@@ -150,7 +150,7 @@ def detect_bag(
     """
     from tqdm import tqdm
 
-    from bevnext_core.draw.video import write_video
+    from bevnext_tools.draw.video import write_video
 
     out = Path(out)
     summary = BagSummary()
@@ -201,7 +201,7 @@ def _write(writer: BagWriter, found: Detections, posed: PosedFrame, frame: str) 
 
 
 def _draw(out: Path, number: int, frame: CameraFrame, found: Detections) -> Path:
-    from bevnext_core.draw.cameras import draw_frame, write_picture
+    from bevnext_tools.draw.cameras import draw_frame, write_picture
 
     path = out / "frames" / f"{number:03d}.png"
     write_picture(draw_frame(frame, found, None, title=f"frame {number}"), path)

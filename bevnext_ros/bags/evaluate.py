@@ -12,11 +12,11 @@ from bevnext_core.datasets.nuscenes_tables import load_tables, numbers, row_of, 
 from bevnext_core.datasets.nuscenes_tables import stamp_ns as table_stamp_ns
 from bevnext_core.detections import Detections
 from bevnext_core.errors import DatasetError
-from bevnext_core.evaluation.submission import make_submission, submission_records
 from bevnext_core.geometry import rigid
 from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagError
 from bevnext_ros.messages.conversions import cloud_records, detection_rows, stamp_ns
+from bevnext_tools.evaluation.submission import make_submission, submission_records
 
 GLOBAL_FRAMES = ("map", "odom")
 """Frames of the project's nuScenes bags that are the data set's global frame."""
@@ -144,7 +144,7 @@ def run_evaluate_bag(
     out: str | Path | None = None,
 ) -> int:
     """The command: submission from the bag, official score, table; ``out``: as JSON. Raises BevnextError."""
-    from bevnext_core.evaluation.metric import evaluate, report
+    from bevnext_tools.evaluation.metric import evaluate, report
 
     with BagReader(bag):
         pass  # a wrong path is found before the tables are loaded, which takes half a minute

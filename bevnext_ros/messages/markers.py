@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bevnext_core.detections import Detections
-from bevnext_core.draw.colors import class_color
 from bevnext_ros.messages.conversions import make_header, transform_boxes
 from bevnext_ros.messages.factory import MessageFactory
+from bevnext_tools.draw.colors import class_color
 
 _ARROW, _CUBE, _TEXT, _ADD, _DELETE_ALL = 0, 1, 9, 0, 3
 _MIN_SPEED = 0.5

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     weights = demo_weights(args.checkpoint)
 
     from bevnext_core.detector import Detector
-    from bevnext_core.evaluation.metric import format_table
+    from bevnext_tools.evaluation.metric import format_table
     from bevnext_world.demo.drive import NAME, prepare_drive
     from bevnext_world.demo.page import write_page
     from bevnext_world.demo.show import show, write_numbers

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import jinja2
 
-from bevnext_core.draw.colors import class_color
-from bevnext_core.evaluation.metric import ERROR_NAMES
 from bevnext_core.files import atomic_path
+from bevnext_tools.draw.colors import class_color
+from bevnext_tools.evaluation.metric import ERROR_NAMES
 from bevnext_world.demo.show import Shown
 
 STAGES = {

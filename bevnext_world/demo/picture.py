@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from bevnext_core.detections import Detections
-from bevnext_core.draw.bev import BevView, BoxLayer, draw_bev
-from bevnext_core.draw.cameras import camera_mosaic, detection_layer, truth_layer
-from bevnext_core.draw.colors import BACKGROUND, DIM, TEXT, TRUTH_COLOR, Color, class_color
-from bevnext_core.draw.text import draw_text, font
 from bevnext_core.frame import CameraFrame
+from bevnext_tools.draw.bev import BevView, BoxLayer, draw_bev
+from bevnext_tools.draw.cameras import camera_mosaic, detection_layer, truth_layer
+from bevnext_tools.draw.colors import BACKGROUND, DIM, TEXT, TRUTH_COLOR, Color, class_color
+from bevnext_tools.draw.text import draw_text, font
 from bevnext_world.demo.truth import TrueBoxes
 
 FAR, NEAR = 54.0, 22.0

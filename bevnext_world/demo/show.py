@@ -15,13 +15,13 @@ from PIL import Image
 
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections, FrameDetector
-from bevnext_core.draw.cameras import write_picture
-from bevnext_core.draw.video import frame_rate, open_video
 from bevnext_core.errors import FrameError
-from bevnext_core.evaluation.inference import detect_frames
-from bevnext_core.evaluation.metric import METRIC, Evaluation, evaluate
-from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.files import atomic_path
+from bevnext_tools.draw.cameras import write_picture
+from bevnext_tools.draw.video import frame_rate, open_video
+from bevnext_tools.evaluation.inference import detect_frames
+from bevnext_tools.evaluation.metric import METRIC, Evaluation, evaluate
+from bevnext_tools.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_world.demo.display import drawn
 from bevnext_world.demo.picture import Status, contact_sheet, draw_demo
 from bevnext_world.demo.truth import TrueBoxes, true_boxes

@@ -8,9 +8,9 @@ import importlib.util
 import pytest
 import torch
 
-from bevnext_core.cli.main import main
 from bevnext_core.ops import native
 from bevnext_core.precision import precision_text
+from bevnext_tools.cli.main import main
 
 
 def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:

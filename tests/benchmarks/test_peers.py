@@ -11,9 +11,9 @@ import yaml
 
 from bevnext_benchmarks import peers
 from bevnext_benchmarks.random_network import TINY
-from bevnext_core.cli.main import main
 from bevnext_core.config import config_to_mapping
 from bevnext_core.export import noise_drive
+from bevnext_tools.cli.main import main
 
 
 @pytest.mark.slow

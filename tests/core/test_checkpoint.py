@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from bevnext_core.checkpoint import import_published, load_checkpoint, safe_torch_load, save_checkpoint
-from bevnext_core.cli.main import main
 from bevnext_core.config import config_to_mapping, load_config, published_config
 from bevnext_core.detector import Detector
 from bevnext_core.errors import CheckpointError
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.published_names import published_names
 from bevnext_core.streaming.decode import boxes_from_maps
+from bevnext_tools.cli.main import main
 from tests.core.test_end_to_end import compare_boxes
 from tests.paths import BUNDLED, ROOT
 from tests.published import build, config_of, geometry_from, load_reference, published_state, window_inputs

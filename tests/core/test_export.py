@@ -17,8 +17,6 @@ import torch
 from bevnext_benchmarks.measure import Case, measure
 from bevnext_benchmarks.random_network import TINY, random_network
 from bevnext_core.checkpoint import load_checkpoint, save_checkpoint
-from bevnext_core.cli.export import inputs, largest_difference
-from bevnext_core.cli.main import main
 from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.export import noise_drive
 from bevnext_core.export.noise_drive import drive_frame
@@ -35,6 +33,8 @@ from bevnext_core.frame import CameraFrame
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.programs import GEOMETRY, DetectProgram, EncodeProgram, ProgramNetwork
+from bevnext_tools.cli.export import inputs, largest_difference
+from bevnext_tools.cli.main import main
 from tests.paths import ROOT
 
 LIMIT = 1e-4
@@ -265,6 +265,6 @@ def test_onnx_files_for_tensorrt(tmp_path: Path) -> None:
 def onnx_files(network: BEVNeXt, folder: Path, *options: Any, **more: Any) -> dict[str, float | None]:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason=f"{name} is not installed: the ONNX export is not tested")
-    from bevnext_core.export.onnx import export_onnx
+    from bevnext_tools.export.onnx import export_onnx
 
     return export_onnx(network, folder / "tiny.onnx", *options, **more)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from bevnext_benchmarks.random_network import random_network
-from bevnext_core.cli import detect as detect_command
 from bevnext_core.config import ConfigError
 from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import BevnextError
@@ -31,6 +30,7 @@ from bevnext_core.streaming import acceleration
 from bevnext_core.streaming.acceleration import Accelerated, AcceleratedNetwork, Graph
 from bevnext_core.streaming.rig_state import RigState
 from bevnext_core.streaming.upload import Uploader, packed, unpacked
+from bevnext_tools.cli import detect as detect_command
 from tests.core.test_export import TINY, uncompiled
 from tests.published import build
 from tests.rig import drive

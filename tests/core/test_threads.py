@@ -27,7 +27,7 @@ def environment_of(code: str, **given: str) -> dict[str, str]:
     return dict(zip(names, eval(done.stdout.splitlines()[-1])))
 
 
-COMMAND = "from bevnext_core.cli.main import main; main(['--version'])"
+COMMAND = "from bevnext_tools.cli.main import main; main(['--version'])"
 
 
 def test_the_command_line_sets_them_before_torch() -> None:

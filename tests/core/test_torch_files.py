@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from bevnext_core.checkpoint import import_published, load_checkpoint, save_checkpoint
-from bevnext_core.cli.main import main
 from bevnext_core.errors import CheckpointError
 from bevnext_core.torch_files import safe_torch_load
+from bevnext_tools.cli.main import main
 from tests.paths import ROOT
 from tests.published import build, published_state
 

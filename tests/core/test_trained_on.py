@@ -12,9 +12,9 @@ import torch
 
 from bevnext_core.checkpoint import import_published, save_checkpoint, trained_on
 from bevnext_core.detector import Detector
-from bevnext_core.draw.cameras import draw_frame
 from bevnext_core.frame import CameraFrame
 from bevnext_core.trained_on import NUSCENES, TrainedOn
+from bevnext_tools.draw.cameras import draw_frame
 from tests.paths import ROOT
 from tests.published import build, published_state
 from tests.rig import drive

@@ -19,11 +19,11 @@ import torch
 from bevnext_core import checkpoint as checkpoints
 from bevnext_core import weights
 from bevnext_core.checkpoint import load_checkpoint, named_checkpoint
-from bevnext_core.cli.main import main
 from bevnext_core.errors import CheckpointError
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_ros.node.detector_factory import make_detector
 from bevnext_ros.node.parameters import make_options
+from bevnext_tools.cli.main import main
 from tests.published import config_of, published_state
 
 NAME = "bevnext-r50-stage2"

@@ -13,7 +13,6 @@ from bevnext_core.config import ModelConfig
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.detections import Detections
-from bevnext_core.evaluation.submission import make_submission, submission_records
 from bevnext_ros.bags.detect import OUTPUTS, detect_bag
 from bevnext_ros.bags.evaluate import run_evaluate_bag, submission_from_bag, submission_of_split
 from bevnext_ros.bags.nuscenes_to_bag import convert_scene
@@ -21,6 +20,7 @@ from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagError, BagWriter
 from bevnext_ros.messages.conversions import detection_rows, stamp_ns
 from bevnext_ros.node.parameters import make_options
+from bevnext_tools.evaluation.submission import make_submission, submission_records
 from tests.nuscenes_dataroot import write_dataroot
 from tests.ros.stand_in import StandIn
 
@@ -126,7 +126,7 @@ def test_a_submission_from_the_bag_equals_the_direct_one(root, bag, tmp_path, ou
 @pytest.mark.sample
 def test_ground_truth_recorded_as_detections_gets_the_known_score(sample, tmp_path, capsys):
     """The official mAP of all ground truth of the sample is known: 0.2980."""
-    from bevnext_core.evaluation.metric import evaluate
+    from bevnext_tools.evaluation.metric import evaluate
 
     class Truth(StandIn):
         def step(self, frame):

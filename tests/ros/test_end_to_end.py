@@ -134,11 +134,11 @@ def test_a_played_scene_gives_the_direct_detections_and_a_score(
     check_clouds(rig.boxes, direct)
     # recorded, the node's output is a submission that the official metric takes
     write_recording(tmp_path / "recorded", rig)
-    from bevnext_core.cli.detect import detect
     from bevnext_core.datasets.nuscenes import NuScenesReader
     from bevnext_core.datasets.nuscenes_tables import load_tables
     from bevnext_core.detector import Detector
-    from bevnext_core.evaluation.metric import evaluate
+    from bevnext_tools.cli.detect import detect
+    from bevnext_tools.evaluation.metric import evaluate
 
     tables = load_tables(sample, "v1.0-mini")
     submission = submission_of_split(tmp_path / "recorded", tables, "mini_val")

@@ -362,7 +362,7 @@ def test_launch_testing_runs_the_file_with_a_node_and_a_bag(tmp_path):
     (tmp_path / "prefix/share/bevnext_ros").symlink_to(ROOT)
     commands = {
         "detector_node": f"tests.ros.node_process {tmp_path}/steps.jsonl 0",
-        "bevnext": "bevnext_core.cli",
+        "bevnext": "bevnext_tools",
     }
     for name, module in commands.items():
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')

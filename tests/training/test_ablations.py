@@ -13,11 +13,11 @@ import torch
 
 from bevnext_core.checkpoint import load_checkpoint, save_checkpoint
 from bevnext_core.detector import Detector
-from bevnext_core.export.onnx import export_onnx
 from bevnext_core.export.package import ExportError
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_tools.export.onnx import export_onnx
 from tests.published import build
 from tests.rig import drive
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot

@@ -13,12 +13,12 @@ import torch
 
 from bevnext_benchmarks.synthetic_batches import synthetic_batch
 from bevnext_core.checkpoint import save_checkpoint
-from bevnext_core.cli.main import main
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detector import Detector
-from bevnext_core.evaluation.inference import ShuffledImages, detect_scenes
-from bevnext_core.evaluation.submission import read_submission, submission_records
 from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_tools.cli.main import main
+from bevnext_tools.evaluation.inference import ShuffledImages, detect_scenes
+from bevnext_tools.evaluation.submission import read_submission, submission_records
 from scripts import compare_submissions
 from tests.paths import ROOT
 from tests.training.tiny import environment, tiny_config, tiny_dataroot, torchrun

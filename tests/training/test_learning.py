@@ -23,11 +23,11 @@ from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detector import Detector
-from bevnext_core.evaluation.inference import detect_scenes
-from bevnext_core.evaluation.metric import evaluate
-from bevnext_core.evaluation.submission import make_submission
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.streaming.preprocess import canvas_colors, normalize
+from bevnext_tools.evaluation.inference import detect_scenes
+from bevnext_tools.evaluation.metric import evaluate
+from bevnext_tools.evaluation.submission import make_submission
 from bevnext_world.recording.generate import Order, generate
 from bevnext_world.recording.splits import scene_names
 from training import train

@@ -15,13 +15,13 @@ from PIL import Image
 
 from bevnext_core.boxes import box_corners
 from bevnext_core.classes import CAMERAS, CLASSES
-from bevnext_core.cli.main import main
 from bevnext_core.datasets.nuscenes import LIDAR, NuScenesReader
 from bevnext_core.detections import Detections
 from bevnext_core.errors import DatasetError
-from bevnext_core.evaluation.metric import evaluate
-from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.geometry import invert_rigid, project
+from bevnext_tools.cli.main import main
+from bevnext_tools.evaluation.metric import evaluate
+from bevnext_tools.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_world.cli.synthesize import image_size
 from bevnext_world.recording.generate import MANIFEST, Order, generate, shots
 from bevnext_world.recording.rig import build_rig

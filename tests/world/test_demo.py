@@ -19,14 +19,14 @@ from PIL import Image
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
 from bevnext_core.classes import CAMERAS, CLASSES
-from bevnext_core.cli.main import main
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detections import Detections, StepInfo
-from bevnext_core.draw.colors import class_color
-from bevnext_core.draw.video import h264_encoder
 from bevnext_core.frame import CameraFrame
 from bevnext_core.images import read_image
 from bevnext_ros.messages.conversions import transform_boxes
+from bevnext_tools.cli.main import main
+from bevnext_tools.draw.colors import class_color
+from bevnext_tools.draw.video import h264_encoder
 from bevnext_world.demo import drive as drive_module
 from bevnext_world.demo.display import THRESHOLDS, drawn
 from bevnext_world.demo.page import write_page

@@ -18,11 +18,11 @@ from bevnext_core.config import ModelConfig
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections
 from bevnext_core.detector import Cameras, Detector
-from bevnext_core.evaluation.submission import MAX_BOXES, submission_records
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.streaming.decode import BoxSet
+from bevnext_tools.evaluation.submission import MAX_BOXES, submission_records
 from training.data.index import DatasetIndex
 
 
@@ -91,7 +91,7 @@ def likely_places(
 ) -> BoxSet:
     """The cells of the BEV grid where a class was seen most often in ``frames``, each with the mean of its objects.
 
-    At most :data:`~bevnext_core.evaluation.submission.MAX_BOXES` of all classes together, the same number of each.
+    At most :data:`~bevnext_tools.evaluation.submission.MAX_BOXES` of all classes together, the same number of each.
     """
     boxes, labels = _objects(index, frames)
     cells = np.floor((boxes[:, 1::-1] + extent) / cell).astype(int)  # row, column

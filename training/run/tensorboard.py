@@ -13,10 +13,10 @@ from torch import Tensor
 from bevnext_core.boxes import box_corners
 from bevnext_core.config import ModelConfig
 from bevnext_core.detections import Detections
-from bevnext_core.draw.bev import BevView, draw_bev
-from bevnext_core.draw.cameras import detection_layer, draw_box_edges, truth_layer
 from bevnext_core.network.bevnext import HeadMaps
 from bevnext_core.streaming.decode import boxes_from_maps
+from bevnext_tools.draw.bev import BevView, draw_bev
+from bevnext_tools.draw.cameras import detection_layer, draw_box_edges, truth_layer
 from training.data.dataset import Batch
 from training.losses.targets import detection_targets
 

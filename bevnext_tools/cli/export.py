@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fixed_shapes and suffix != ".onnx":
         raise BevnextError(f"--fixed-shapes is for ONNX files; the shapes of {args.out} are fixed anyway")
     if suffix == ".onnx":
-        from bevnext_core.export.onnx import export_onnx
+        from bevnext_tools.export.onnx import export_onnx
 
         if args.precision not in ("fp32", "fp16") or device.type != "cpu":
             raise BevnextError("ONNX files are written in fp32 or fp16, on the CPU, for any device")

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from bevnext_core.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
-from bevnext_core.cli.registry import extension
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import FrameDetector, lines_file
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
-from bevnext_core.evaluation.inference import detect_frames
-from bevnext_core.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_core.precision import PRECISIONS
+from bevnext_tools.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
+from bevnext_tools.cli.registry import extension
+from bevnext_tools.evaluation.inference import detect_frames
+from bevnext_tools.evaluation.submission import make_submission, submission_records, write_submission
 
 
 @dataclass
@@ -151,8 +151,8 @@ def detect(
     """
     from tqdm import tqdm
 
-    from bevnext_core.draw.cameras import draw_frame, write_picture
-    from bevnext_core.draw.video import write_video
+    from bevnext_tools.draw.cameras import draw_frame, write_picture
+    from bevnext_tools.draw.video import write_video
 
     summary = DetectSummary()
     results: dict[str, list[dict[str, Any]]] = {}

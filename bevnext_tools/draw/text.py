@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bevnext_core.draw.colors import TEXT, Color
+from bevnext_tools.draw.colors import TEXT, Color
 
 RIM = 2
 """Pixels of the dark rim that keeps text readable on any picture."""

@@ -17,14 +17,14 @@ from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import load_tables
 from bevnext_core.detections import Detections
 from bevnext_core.errors import DatasetError
-from bevnext_core.evaluation.metric import Evaluation, evaluate, format_table, report
-from bevnext_core.evaluation.submission import (
+from bevnext_core.geometry import rigid
+from bevnext_tools.evaluation.metric import Evaluation, evaluate, format_table, report
+from bevnext_tools.evaluation.submission import (
     SubmissionError,
     make_submission,
     submission_records,
     write_submission,
 )
-from bevnext_core.geometry import rigid
 from tests.core.test_boxes import with_submission_undone
 from tests.nuscenes_dataroot import write_dataroot
 

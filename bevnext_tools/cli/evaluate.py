@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bevnext_core.cli.dataset import add_dataset_arguments
-from bevnext_core.cli.registry import extension
 from bevnext_core.errors import BevnextError, DatasetError
 from bevnext_core.precision import PRECISIONS, precision_text
+from bevnext_tools.cli.dataset import add_dataset_arguments
+from bevnext_tools.cli.registry import extension
 
 DETECTING = ("mode", "precision", "device", "submission_out", "shuffle_images")
 """Options that only make sense where this command detects."""
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
             args.bag, args.dataroot, args.version, args.eval_set, scenes=args.scene, out=args.out
         )
     from bevnext_core.datasets.nuscenes_tables import load_tables
-    from bevnext_core.evaluation.metric import evaluate, report
-    from bevnext_core.evaluation.submission import read_submission
+    from bevnext_tools.evaluation.metric import evaluate, report
+    from bevnext_tools.evaluation.submission import read_submission
 
     # A wrong file is found before the tables are loaded, which takes half a minute for the full data set.
     read_submission(args.submission)
@@ -79,9 +79,9 @@ def _evaluate_network(args: argparse.Namespace) -> int:
     from bevnext_core.datasets.nuscenes import NuScenesReader
     from bevnext_core.datasets.nuscenes_tables import split_scenes
     from bevnext_core.detector import Detector, DetectorOptions
-    from bevnext_core.evaluation.inference import Mode, ShuffledImages, detect_scenes
-    from bevnext_core.evaluation.metric import evaluate, report
-    from bevnext_core.evaluation.submission import make_submission, write_submission
+    from bevnext_tools.evaluation.inference import Mode, ShuffledImages, detect_scenes
+    from bevnext_tools.evaluation.metric import evaluate, report
+    from bevnext_tools.evaluation.submission import make_submission, write_submission
 
     mode: Mode = args.mode or "window"
     outside = [scene for scene in args.scene or () if scene not in split_scenes(args.eval_set)]

@@ -1,7 +1,7 @@
-"""The subcommands of ``bevnext``: the core's own, and those that other packages add.
+"""The subcommands of ``bevnext``: this package's own, and those that other packages add.
 
 A package adds commands through the entry-point group ``bevnext.commands``: an entry is a module with a
-dictionary ``COMMANDS`` and, where it takes part in a command of the core, a dictionary ``EXTENSIONS`` that
+dictionary ``COMMANDS`` and, where it takes part in one of these, a dictionary ``EXTENSIONS`` that
 names functions as ``module:function``. Such a module imports nothing heavy: it is loaded for the help too.
 """
 
@@ -30,16 +30,16 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "detect": Command(
-        "bevnext_core.cli.detect", "detect boxes in a nuScenes data set or a bag; write results and pictures"
+        "bevnext_tools.cli.detect", "detect boxes in a nuScenes data set or a bag; write results and pictures"
     ),
-    "evaluate": Command("bevnext_core.cli.evaluate", "score a network or detections with the nuScenes metric"),
-    "import-checkpoint": Command("bevnext_core.cli.import_checkpoint", "convert a published .pth file"),
-    "weights": Command("bevnext_core.cli.weights", "list or fetch the published weights; accept their terms of use"),
-    "config": Command("bevnext_core.cli.config", "print or check a model configuration"),
+    "evaluate": Command("bevnext_tools.cli.evaluate", "score a network or detections with the nuScenes metric"),
+    "import-checkpoint": Command("bevnext_tools.cli.import_checkpoint", "convert a published .pth file"),
+    "weights": Command("bevnext_tools.cli.weights", "list or fetch the published weights; accept their terms of use"),
+    "config": Command("bevnext_tools.cli.config", "print or check a model configuration"),
     "check-calibration": Command(
-        "bevnext_core.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
+        "bevnext_tools.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
     ),
-    "export": Command("bevnext_core.cli.export", "compile a network ahead of time, or write it as ONNX"),
+    "export": Command("bevnext_tools.cli.export", "compile a network ahead of time, or write it as ONNX"),
 }
 EXTENSIONS: dict[str, str] = {}
 

@@ -2,7 +2,7 @@
 
 The classes have the seven colours of Okabe and Ito's palette for all kinds of colour vision (Color Universal Design,
 2008; its black would not be seen here) and three more, chosen so that any two of the ten, white and the background
-differ in protanopia, deuteranopia and tritanopia too (``tests/core/test_draw.py`` measures it).
+differ in protanopia, deuteranopia and tritanopia too (``tests/tools/test_draw.py`` measures it).
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import pytest
 
 from bevnext_core.classes import CLASSES
 from bevnext_core.detections import Detections
-from bevnext_core.evaluation.submission import (
+from bevnext_core.geometry import rigid
+from bevnext_tools.evaluation.submission import (
     MAX_BOXES,
     META,
     SubmissionError,
@@ -22,7 +23,6 @@ from bevnext_core.evaluation.submission import (
     submission_records,
     write_submission,
 )
-from bevnext_core.geometry import rigid
 from tests import recipe
 from tests.paths import BUNDLED
 from tests.published import from_bottom_center

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bevnext_core.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
+from bevnext_tools.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw one frame. Raises DatasetError, FrameError."""
     from bevnext_core.datasets.nuscenes import NuScenesReader
-    from bevnext_core.draw.bev import draw_bev
-    from bevnext_core.draw.cameras import camera_mosaic, truth_layer, write_picture
     from bevnext_core.errors import DatasetError, FrameError, one_line
+    from bevnext_tools.draw.bev import draw_bev
+    from bevnext_tools.draw.cameras import camera_mosaic, truth_layer, write_picture
 
     out = output_folder(args)
     reader = NuScenesReader(args.dataroot, args.version, scenes=[args.scene])

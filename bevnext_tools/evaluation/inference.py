@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections, FrameDetector
 from bevnext_core.errors import FrameError, one_line
-from bevnext_core.evaluation.submission import submission_records
 from bevnext_core.frame import CameraFrame
+from bevnext_tools.evaluation.submission import submission_records
 
 if TYPE_CHECKING:  # the detector takes torch, which a command may not need
     from bevnext_core.detector import Detector

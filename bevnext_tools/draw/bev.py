@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from bevnext_core.boxes import box_corners
-from bevnext_core.draw.colors import BACKGROUND, DIM, GRID, TEXT, TRUTH_COLOR, Color, class_color
-from bevnext_core.draw.text import Labels, draw_text
+from bevnext_tools.draw.colors import BACKGROUND, DIM, GRID, TEXT, TRUTH_COLOR, Color, class_color
+from bevnext_tools.draw.text import Labels, draw_text
 
 _SHIFT = 4
 """Fractional bits of drawn coordinates: without them lines jump by whole pixels."""

@@ -15,12 +15,12 @@ from PIL import Image
 
 from bevnext_core.boxes import box_corners
 from bevnext_core.detections import Detections
-from bevnext_core.draw.bev import BevView, BoxLayer, draw_bev, draw_legend, draw_line
-from bevnext_core.draw.colors import BACKGROUND, CLASS_COLORS, DOUBT_COLOR, TRUTH_COLOR, Color, class_color
-from bevnext_core.draw.text import Labels, draw_text
 from bevnext_core.files import atomic_path
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid, project
+from bevnext_tools.draw.bev import BevView, BoxLayer, draw_bev, draw_legend, draw_line
+from bevnext_tools.draw.colors import BACKGROUND, CLASS_COLORS, DOUBT_COLOR, TRUTH_COLOR, Color, class_color
+from bevnext_tools.draw.text import Labels, draw_text
 
 NEAR = 0.1
 """Metres in front of a camera at which box edges are cut."""

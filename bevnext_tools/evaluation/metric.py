@@ -28,8 +28,8 @@ from bevnext_core.datasets.nuscenes_tables import (
     value,
 )
 from bevnext_core.errors import DatasetError, one_line
-from bevnext_core.evaluation.submission import SubmissionError, read_submission
 from bevnext_core.files import atomic_path
+from bevnext_tools.evaluation.submission import SubmissionError, read_submission
 
 METRIC = "detection_cvpr_2019"
 ERROR_NAMES = {
@@ -83,7 +83,7 @@ def evaluate(
 
     Args:
         tables: ``nuscenes.NuScenes`` (:func:`bevnext_core.datasets.nuscenes_tables.load_tables`).
-        submission: a file, or what :func:`~bevnext_core.evaluation.submission.make_submission` gives.
+        submission: a file, or what :func:`~bevnext_tools.evaluation.submission.make_submission` gives.
         eval_set: official split of the tables' version, e.g. ``mini_val``.
         scenes: score these scenes of the split only.
 

@@ -11,8 +11,12 @@ import pytest
 from bevnext_core.boxes import box_corners
 from bevnext_core.classes import CAMERAS, CLASSES
 from bevnext_core.detections import Detections
-from bevnext_core.draw.bev import BevView, BoxLayer, draw_bev
-from bevnext_core.draw.cameras import (
+from bevnext_core.errors import BevnextError
+from bevnext_core.frame import CameraFrame
+from bevnext_core.geometry import project, rigid
+from bevnext_core.images import read_image
+from bevnext_tools.draw.bev import BevView, BoxLayer, draw_bev
+from bevnext_tools.draw.cameras import (
     camera_from_ego,
     camera_mosaic,
     detection_layer,
@@ -22,13 +26,9 @@ from bevnext_core.draw.cameras import (
     truth_layer,
     write_picture,
 )
-from bevnext_core.draw.colors import BACKGROUND, CLASS_COLORS, TRUTH_COLOR, class_color
-from bevnext_core.draw.text import Labels, draw_text
-from bevnext_core.draw.video import open_video, write_video
-from bevnext_core.errors import BevnextError
-from bevnext_core.frame import CameraFrame
-from bevnext_core.geometry import project, rigid
-from bevnext_core.images import read_image
+from bevnext_tools.draw.colors import BACKGROUND, CLASS_COLORS, TRUTH_COLOR, class_color
+from bevnext_tools.draw.text import Labels, draw_text
+from bevnext_tools.draw.video import open_video, write_video
 
 RED = (255, 0, 0)
 

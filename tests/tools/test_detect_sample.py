@@ -13,14 +13,14 @@ import pytest
 from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detector import Detector
-from bevnext_core.evaluation.submission import submission_records
+from bevnext_tools.evaluation.submission import submission_records
 from tests.published import build
 
 pytestmark = pytest.mark.sample
 
 
 def bevnext(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bevnext_core.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "bevnext_tools", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from bevnext_core.classes import CLASSES
-from bevnext_core.cli import registry
-from bevnext_core.cli.main import main
-from bevnext_core.cli.registry import COMMANDS, Command
 from bevnext_core.detections import Detections
 from bevnext_core.errors import BevnextError, FrameError
 from bevnext_core.frame import CameraFrame
+from bevnext_tools.cli import registry
+from bevnext_tools.cli.main import main
+from bevnext_tools.cli.registry import COMMANDS, Command
 from tests.paths import ROOT
 
 VERSION = "v1.0-mini"
@@ -31,7 +31,7 @@ VERSION = "v1.0-mini"
 
 def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "bevnext_core.cli", *map(str, arguments)],
+        [sys.executable, "-m", "bevnext_tools", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -55,7 +55,7 @@ registry.discover()
 # ---------------------------------------------------------------------------------------------- dispatch
 def test_help_lists_every_command_without_importing_torch() -> None:
     code = (
-        "import sys; from bevnext_core.cli.main import main; assert main(['--help']) == 0; "
+        "import sys; from bevnext_tools.cli.main import main; assert main(['--help']) == 0; "
         "slow = {'torch', 'cv2', 'nuscenes', 'matplotlib', 'pydantic'}; "
         "assert not slow & set(sys.modules), 'help must be quick'"
     )
@@ -90,7 +90,7 @@ def test_no_command_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> N
 def test_packages_add_their_commands_without_being_installed(package: str, command: str) -> None:
     code = (
         "import runpy, sys\n"
-        "from bevnext_core.cli import registry\n"
+        "from bevnext_tools.cli import registry\n"
         "registry.discover = lambda: None\n"
         f"sys.argv = ['bevnext', '--help']\nrunpy.run_module('{package}', run_name='__main__')"
     )
@@ -102,8 +102,8 @@ def test_packages_add_their_commands_without_being_installed(package: str, comma
 def test_core_alone_has_no_commands_of_others_and_reads_no_bags() -> None:
     code = (
         "import sys\n"
-        "from bevnext_core.cli import registry\n"
-        "from bevnext_core.cli.main import main\n"
+        "from bevnext_tools.cli import registry\n"
+        "from bevnext_tools.cli.main import main\n"
         "registry.discover = lambda: None\n"
         "main(['--help'])\n"
         "sys.exit(main(['detect', '--bag', 'b', '--checkpoint', 'c', '--out', 'o']))"
@@ -178,7 +178,7 @@ def test_package_that_is_not_installed_is_named(
 
 def test_reader_of_the_output_may_go_away() -> None:
     # `true` ends at once, long before anything is written to it
-    command = f"{sys.executable} -m bevnext_core.cli config --dump | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m bevnext_tools config --dump | true; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -236,8 +236,8 @@ def made(tmp_path: Path) -> Path:
 
 
 def detect_with(detector: StandIn, dataroot: Path, out: Path, **choice: Any) -> Any:
-    from bevnext_core.cli.detect import detect
     from bevnext_core.datasets.nuscenes import NuScenesReader
+    from bevnext_tools.cli.detect import detect
 
     options = {key: choice.pop(key) for key in ("pictures", "score_threshold") if key in choice}
     return detect(NuScenesReader(dataroot, VERSION, **choice), detector, out, **options)
@@ -246,8 +246,8 @@ def detect_with(detector: StandIn, dataroot: Path, out: Path, **choice: Any) -> 
 @nuscenes
 def test_detect_writes_submission_pictures_and_videos(made: Path, tmp_path: Path) -> None:
     from bevnext_core.datasets.nuscenes_tables import load_tables
-    from bevnext_core.evaluation.metric import evaluate
-    from bevnext_core.evaluation.submission import read_submission
+    from bevnext_tools.evaluation.metric import evaluate
+    from bevnext_tools.evaluation.submission import read_submission
 
     detector, out = StandIn(), tmp_path / "out"
     summary = detect_with(detector, made, out)

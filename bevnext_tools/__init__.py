@@ -1,0 +1,1 @@
+"""What works with the detector and is no part of it: the command ``bevnext``, pictures, scores, ONNX."""
