@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Package metadata of bevnext_ros: one ament_python package with several import packages.
 
 They are installed by pip and by colcon alike.

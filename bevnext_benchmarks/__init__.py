@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What measures: ``bevnext benchmark`` (:mod:`.step`), and scripts; latency and training need the checkout."""
 
 import logging

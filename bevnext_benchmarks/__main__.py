@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m bevnext_benchmarks benchmark ...``: its commands and those of bevnext_tools, without being installed."""
 
 import sys

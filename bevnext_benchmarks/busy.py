@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The streaming step while other processes keep the processor busy, with threads that wait actively and passively.
 
     python -m bevnext_benchmarks.busy --checkpoint weights/demo_stage2.safetensors

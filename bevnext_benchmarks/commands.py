@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this package adds to the command ``bevnext``: measurements, and what they are made on."""
 
 from bevnext_tools.cli.registry import Command

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext doctor``: what this machine has and how the operators run on it; text to paste into a report."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a number depends on besides the code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency of the node alone: six compressed 1600x900 images at 10 Hz, a detector that only waits.
 
     python -m bevnext_benchmarks.latency [--frames 600] [--checkpoint FILE]

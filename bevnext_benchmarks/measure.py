@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One measurement of the detector: time, peak memory, and where the time goes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time BEV pooling and the depth CRF, forward and backward: the compiled forms beside plain PyTorch.
 
     OMP_WAIT_POLICY=PASSIVE python -m bevnext_benchmarks.operators --threads 1 2

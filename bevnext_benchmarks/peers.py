@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext peers``: encode and detect in onnxruntime, in OpenVINO and here, on the CPU, taking turns.
 
 The others run the files of ``bevnext export --out X.onnx``; what they give is compared before anything is timed. Each

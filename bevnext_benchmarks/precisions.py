@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext precisions``: the streaming step in fp32 and in what ``auto`` stands for here, taking turns."""
 
 from __future__ import annotations

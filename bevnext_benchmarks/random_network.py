@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network to measure: as its weights or configuration say, random where there are no weights."""
 
 from __future__ import annotations

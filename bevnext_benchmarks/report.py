@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results of ``bevnext benchmark`` as text: the tables of one run, and the ratios of two."""
 
 from __future__ import annotations

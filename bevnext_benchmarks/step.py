@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext benchmark``: time and memory of a streaming step, a window and a single frame, and of their parts.
 
 Each mode runs in a process of its own, so that its peak memory is its own. Inputs are a rig on a curved drive

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Made-up batches in the shape of real ones, for benchmarks and tests."""
 
 from __future__ import annotations

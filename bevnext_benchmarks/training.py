@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Samples per second and memory of a training step on synthetic batches, for each way to encode the history.
 
     python -m bevnext_benchmarks.training --config config/model/bevnext_r50_stage2.yaml --batch 8 --device cuda

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEVNeXt: dense bird's-eye-view detection from several cameras (CVPR 2024), without ROS.
 
 The network's blocks are in :mod:`bevnext_core.network`, the streaming detector in

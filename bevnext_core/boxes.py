@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """3D boxes: the project's layout, and every conversion to another one.
 
 A box is ``(x, y, z, length, width, height, yaw, vx, vy)``: geometric centre in metres, size in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints: this project's own (safetensors with the configuration inside) and the published ``.pth`` files.
 
 No checkpoint is ever unpickled freely: safetensors holds tensors only, and ``.pth`` files are read by

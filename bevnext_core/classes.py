@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ten nuScenes detection classes and the six tasks (groups that share a head), in published order."""
 
 CAMERAS = (

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model's configuration: frozen pydantic dataclasses with the published defaults, overridden by a YAML file.
 
 The defaults are BEVNeXt R50 stage 2 at 256x704. A configuration travels inside its checkpoint, so a

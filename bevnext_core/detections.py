@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a detector gives for one frame, and what a detector is."""
 
 from __future__ import annotations

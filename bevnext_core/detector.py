@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The streaming detector: one camera frame in, boxes out.
 
 Each frame's cameras are encoded once. What is kept of the past is not a BEV map but the encoded cameras

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device that a name stands for, and the machine in words."""
 
 from __future__ import annotations

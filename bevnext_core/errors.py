@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors that a user can mend. The command line prints them as one line, without a traceback."""
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Paths as users write them, files that a reader never meets half-written, the folder of what can be made again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one instant of the camera rig looks like, checked once at the edge of the program."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rigid transforms as 4x4 float64 matrices. Names read right to left: ``ego_from_camera``."""
 
 from __future__ import annotations

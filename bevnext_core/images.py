@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The project's one image decoder: files, bags and topics all go through it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """In what the convolutions compute: what ``auto`` stands for on a device, and fp32 that is not TF32.
 
 Imports torch when it is needed: a command's options name the choices.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frozen pydantic dataclasses, read strictly from YAML or JSON; every mistake becomes one line that names its place."""
 
 from __future__ import annotations

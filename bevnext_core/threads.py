@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many threads compute, and that waiting ones leave the processor to others.
 
 The OpenMP runtimes read their settings when PyTorch loads them, so this comes first in every program. It imports

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's files, read without running anything: tensors and plain values. Other files are called what they are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a network was trained on, as its checkpoint tells, and whether a rig is one of that kind."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published weights by name: what there is, where a downloaded file lies, and how it is fetched.
 
 Names stand for files of the authors' repository on the Hugging Face hub. A file is fetched by ``huggingface_hub``,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the ROS 2 package adds to the command ``bevnext``."""
 
 from bevnext_tools.cli.registry import Command

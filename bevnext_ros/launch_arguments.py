@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the arguments of launch/detector.launch.py mean: parameters of the node, the player's command, RViz' topics.
 
 A launch file runs in the distribution's Python, which has neither torch nor pydantic: only PyYAML is imported here, and

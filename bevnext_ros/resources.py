@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the package's files are (configurations, layouts, message definitions): checkout or installed."""
 
 from __future__ import annotations

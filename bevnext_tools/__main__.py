@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m bevnext_tools``: the command ``bevnext`` without installation."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the synthetic world adds to the command ``bevnext``."""
 
 from bevnext_tools.cli.registry import Command

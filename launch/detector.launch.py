@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ros2 launch bevnext_ros detector.launch.py checkpoint:=FILE [params:=FILE] [cameras:=...] [bag:=...] [rviz:=true]
 
 `--show-args` lists the arguments. An argument that is left empty keeps the value of the parameter file.

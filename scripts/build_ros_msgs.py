@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Build ros_msgs/ (vision_msgs and tf2_msgs, which the Python index has not) into the running environment.
 
     .venv/bin/python scripts/build_ros_msgs.py

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """The lowest score to draw of each class: where F0.5 is best, by the official metric's curves (match within 2 m).
 
     python -m scripts.choose_thresholds --dataroot DIR --version V --split SPLIT --submission FILE

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Whether two nuScenes submissions hold the same boxes, in any order.
 
     python -m scripts.compare_submissions A.json B.json [--tolerance 1e-5]

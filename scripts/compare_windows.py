@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far the network's window with each frame's own colours and camera parameters is from the published one.
 
     python -m scripts.compare_windows --dataroot D --checkpoint C [--scene S]

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """The demo's drive through the node: played over DDS between processes, compared with the detector fed directly.
 
     .venv/bin/python scripts/demo_ros.py [--checkpoint FILE] [--key-frames N]

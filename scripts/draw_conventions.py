@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw a handful of made-up boxes through the six cameras of the test rig and from above.
 
     python -m scripts.draw_conventions docs/images/conventions.png

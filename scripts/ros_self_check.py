@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Whether ROS works here: a Detection3DArray and a TFMessage travel from one process to another.
 
     .venv/bin/python scripts/ros_self_check.py

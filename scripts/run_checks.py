@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Lint, type check, tests, and the node's tests on Jazzy; ends with one line `N passed, N failed, N skipped`.
 
     python scripts/run_checks.py [--lint-only | --jazzy-only] [pytest's arguments]

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Create .venv and install what the project needs: `make setup` and its parts.
 
     python3 scripts/setup_environment.py base   # torch and everything else without ROS

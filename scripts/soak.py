@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Feed the node random faults over DDS for a long time: no crash, flat memory, every frame accounted for.
 
     .venv/bin/python scripts/soak.py --minutes 30 [--seed 1] [--policy mask]

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Resolve the pins: constraints/py3.*.txt, ros-pypi.txt and ros-jazzy.txt. Needs `uv` in PATH.
 
     python scripts/update_constraints.py [--upgrade] [ros] [3.11 ...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared fixtures: reference folders (skip with a reason where absent), what loggers say; two ways to run that
 find tests which depend on others or on the machine."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write the reference's synthetic weights as a checkpoint: ``python -m tests.make_checkpoint small2 FILE``.
 
 Such a network detects nothing of use, but it runs every part of the program, and two programs that are given

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes tests/data/published_poses.npz: a clip's camera poses by the published formula, in float32.
 
     MKL_CBWR=COMPATIBLE .venv/bin/python -m tests.make_poses

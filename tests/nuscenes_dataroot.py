@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small data set in the nuScenes layout, made of formulas: tests of the reader need no recorded data.
 
 The ego drives a tilted curve; every camera and the lidar have their own stamps and so their own poses. Images

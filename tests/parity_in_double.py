@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far the reference's own rounding moves its final boxes: the same weights, run in double precision.
 
     python -m tests.parity_in_double [small1|small2|full1|full2]

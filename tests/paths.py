@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the tests find reference data: environment variables, or folders beside the repository."""
 
 import os

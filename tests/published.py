@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks with the reference's weights, and their intermediate tensors under the reference's names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights and inputs of the reference outputs, as functions of (tag, name, shape).
 
 Nothing random is stored: every array is drawn from a generator that is seeded with its name, by the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A synthetic rig on a drive: camera frames by the reference's formulas, for tests that need no data set."""
 
 from __future__ import annotations

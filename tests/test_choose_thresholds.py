@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lowest score to draw of each class, from the official metric's curves."""
 
 from __future__ import annotations

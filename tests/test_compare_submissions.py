@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command that compares two submissions: order and the quaternion's sign do not count, everything else does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pages link to is there; files that other tools read follow their schemas."""
 
 from __future__ import annotations
@@ -39,3 +40,20 @@ def test_files_for_the_forge_follow_their_schemas(schema: str, pattern: str) -> 
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *files]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_source_files_name_their_licence() -> None:
+    folders = [path.parent for path in ROOT.glob("*/__init__.py")] + [ROOT / "scripts", ROOT / "launch"]
+    sources = [
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".cpp", ".cu", ".h", ".cuh") and path.stat().st_size
+    ]
+    assert len(sources) > 300
+    missing = [
+        str(path.relative_to(ROOT))
+        for path in sources
+        if "SPDX-License-Identifier: Apache-2.0" not in path.read_text().split("\n\n")[0]
+    ]
+    assert not missing

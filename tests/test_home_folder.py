@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``~`` is the home folder wherever a path is taken: commands, scripts, Python, parameters."""
 
 from __future__ import annotations

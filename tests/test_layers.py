@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contracts between the packages are kept, and import-linter sees when one is broken."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint that would run code when unpickled, given to every command that takes one."""
 
 from __future__ import annotations

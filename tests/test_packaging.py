@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The metadata agree with each other, name no ROS package, and install what is needed."""
 
 import configparser

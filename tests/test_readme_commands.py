@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The README's commands: each one is run as it stands, or is listed here with the reason why it is not.
 
 They run in README's order in a folder that looks like the checkout. A small made data set stands where the README

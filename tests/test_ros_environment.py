@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS without a distribution: what is installed, and colcon.
 
 What needs no rclpy runs everywhere: the pins, the decisions of the set-up.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every field of every nuScenes table missing, null or of another kind, through every command that reads them.
 
 Data sets of this format come from many tools. What a command does not need may be missing; what it needs is named in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Without nuscenes-devkit, which keeps numpy below 2: detecting and the ROS package's own parts need none of it."""
 
 from __future__ import annotations

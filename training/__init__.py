@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runnable recipes over bevnext_core."""

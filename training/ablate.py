@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Score a trained network in a stream with a part of it taken away, beside guesses that look at no image.
 
     python training/ablate.py --checkpoint C --dataroot D --version v1.0-trainval --split val --prior-dataroot TRAIN

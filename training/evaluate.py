@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext evaluate --checkpoint``, from a checkout: detect in a split, and score it with the official metric.
 
     python training/evaluate.py --checkpoint C --dataroot D --version v1.0-trainval --split val --out results/

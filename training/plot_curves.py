@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Draw the losses of one or several training runs, one after the other, from their curves.csv.
 
     python training/plot_curves.py runs/stage1 runs/stage2 --out curves.png

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Train BEVNeXt on nuScenes, with the published two-stage schedule.
 
     python training/train.py --stage 1 --dataroot D --work-dir runs/1

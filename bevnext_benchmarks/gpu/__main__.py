@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prove and measure everything that a GPU is needed for, the most important first, in nine minutes.
 
     python3 -m bevnext_benchmarks.gpu --goldens FOLDER --wheels FOLDER       # or: make gpu GOLDENS=... WHEELS=...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published pooling algorithm (BEVPoolv2) on a GPU: what the benchmark compares the kernels with.
 
 One thread per cell and channel, fp32, and tables whose copies are not counted: they are made before.

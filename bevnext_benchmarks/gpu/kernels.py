@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernels: equal to plain PyTorch, how fast, and clean under compute-sanitizer."""
 
 from __future__ import annotations

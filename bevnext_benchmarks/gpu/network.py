@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network and the detector: drift from the reference, the streaming step in every form, export."""
 
 from __future__ import annotations

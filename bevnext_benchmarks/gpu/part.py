@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One part of ``make gpu``: what it is given, and what it finds, which is on the disk as soon as it is known."""
 
 from __future__ import annotations

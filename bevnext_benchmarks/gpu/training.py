@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training steps: samples per second and memory, beside the published form."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotated boxes of one key frame."""
 
 from __future__ import annotations

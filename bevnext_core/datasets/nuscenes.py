@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nuScenes: camera frames, ground truth and lidar points, over the official nuscenes-devkit.
 
 The reader gives one :class:`CameraFrame` per key frame (2 Hz) or per record of the anchor camera

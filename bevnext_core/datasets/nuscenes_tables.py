@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables and splits of nuScenes, through the official nuscenes-devkit (imported when it is needed).
 
 What the devkit needs of every row is checked when the tables are loaded, so that a data set of the same format from

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A rig that drives on a circle and films noise: what a network is traced with, compared on and measured with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ahead-of-time compiled packages of a network, and the network that runs them.
 
 A package is a zip file with two AOTInductor packages, ``encode.pt2`` and ``detect.pt2``, and ``bevnext.json``, which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image backbone: ResNet-50, built from torchvision's bottleneck block (stride in the 3x3 convolution)."""
 
 from __future__ import annotations

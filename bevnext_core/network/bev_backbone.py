@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Single-frame BEV encoder (stage 1): three stages of two residual blocks."""
 
 from __future__ import annotations

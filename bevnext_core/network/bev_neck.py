@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEV neck (FPN-LSS): joins the finest and the coarsest BEV level and returns to full resolution."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEVNeXt: the blocks put together.
 
 ``encode`` works on one frame's cameras and depends on nothing else, so a stream encodes each frame once;

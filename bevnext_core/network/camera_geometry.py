@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Camera matrices as the network takes them, and the camera parameters that its depth network sees."""
 
 from __future__ import annotations

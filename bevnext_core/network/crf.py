@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CRF-modulated depth: a mean-field conditional random field over depth bins, driven by image colour.
 
 Neighbouring patches (3x3 window, the patch itself included) with like mean colour pull each other's

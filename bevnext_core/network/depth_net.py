@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Camera-aware depth network: image features and camera parameters -> depth logits and context.
 
 The 27 camera parameters are raw (a focal length of 1266 pixels stays 1266); a batch norm scales them.

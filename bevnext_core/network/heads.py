@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection heads: class heat maps (proposal head) and box regression (box head), one branch set per task."""
 
 from __future__ import annotations

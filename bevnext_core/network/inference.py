@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network as it runs when nothing is trained: batch norms folded, activations and sums done by the convolutions.
 
 :func:`for_inference` gives such a copy. It computes the same up to rounding. On the CPU in float32 the

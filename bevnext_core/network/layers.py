@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two layers that several blocks share."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image neck: a feature pyramid that gives its finest level only."""
 
 from __future__ import annotations

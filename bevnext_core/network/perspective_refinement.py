@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Perspective refinement: every BEV cell looks back into the present images (deformable attention)."""
 
 from __future__ import annotations

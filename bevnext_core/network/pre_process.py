@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Per-frame BEV pre-process net: two residual blocks at full resolution, the same for every frame."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``encode`` and ``detect`` as programs with tensors in and out, and a network that is run by such programs.
 
 They are what is compiled, recorded and exported. Lifting stays outside: its plan comes from the pose, and its

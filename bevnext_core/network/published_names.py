@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of the published checkpoints' entries for this project's parameters and buffers."""
 
 from __future__ import annotations

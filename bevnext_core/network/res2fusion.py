@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Res2Fusion (stage 2): long-history fusion of BEV frames, then a Res2Net encoder."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """View transform: from per-camera depth and context to the BEV plane (lift, splat)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operators that are compiled: how their functions are declared, which form is in use, how they are called.
 
 Each operator has up to three forms: ``c++`` on the CPU, ``cuda`` on a GPU, and ``plain`` (PyTorch or numpy), which is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """C++ and CUDA parts: compiled on first use with the system's compilers, cached, and loaded through ctypes.
 
 Each part is one source file with a C interface, so that neither Python's nor torch's headers are needed and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Work shared among threads, and memory, for the C++ parts.
 
 #pragma once

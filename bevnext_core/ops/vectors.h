@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Vectors of values side by side, in GCC's and Clang's notation, for the C++ parts.
 
 #pragma once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``torch.compile`` and CUDA graphs for a network, or the network as it is where they cannot be had."""
 
 from __future__ import annotations

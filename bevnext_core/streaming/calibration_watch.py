@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notices that the rig was calibrated anew: what was encoded before does not fit then."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Head maps to boxes: score, select, decode, and suppress duplicates per task."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PIL's antialiased bicubic resize where the images are, in PIL's own integer arithmetic.
 
 PIL resizes 8-bit images in two passes, first along rows, then along columns. Weights are rounded to multiples of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which past frames a stream keeps, which of them fill the network's slots, and when they must go."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Camera images to the network's input: resize, crop, channel order, normalisation, patch colours.
 
 The resize is PIL's bicubic (antialiased) on an output size cut to whole pixels, then a crop that keeps the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A rig's images as canvases on the device: resized and cropped by PIL on the host, or by the device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What it takes to lift one instant of the rig into a later ego frame: where its cameras were and how they see."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the host to the device: on a GPU through pinned memory and on a stream of its own, so that nothing waits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext detect --bag``: the detector over a recorded bag, without ROS, as fast as it goes.
 
 The same assembler, transform buffer and message conversion as in the node; time is that of the recording, and what

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recorded detections -> nuScenes submission: the proof that what the node published is right."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nuScenes scenes -> ROS 2 bags, without ROS: the original JPEG bytes, calibrations, transforms, true stamps.
 
 Topics of a bag, for each camera (``cam_front``, ...): ``/cam_front/image_raw/compressed``,

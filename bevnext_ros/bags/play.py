@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext play BAG``: publishes a recorded bag through rclpy as ``ros2 bag play`` does, where there is none."""
 
 from __future__ import annotations

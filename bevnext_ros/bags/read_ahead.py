@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a recording says later than it is needed: calibrations, static transforms, poses; read ahead of the images."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading ROS 2 bags (MCAP or SQLite) without ROS."""
 
 from __future__ import annotations

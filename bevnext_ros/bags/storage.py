@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of a ROS 2 bag: where they are, which topics each holds, and their messages in the order of recording.
 
 A file is told by its first bytes, and read alone: what metadata.yaml says about topics is not needed, so that bags

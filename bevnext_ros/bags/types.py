@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bags' message types, without ROS: rosbags' own plus vision_msgs from the repository's definitions."""
 
 from __future__ import annotations

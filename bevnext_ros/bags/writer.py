@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing ROS 2 bags without ROS. A bag appears under its name when it is complete."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS messages from and to this project's types."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Headers, transforms, calibrations and the detector's outputs <-> ROS messages.
 
 Reading works by duck typing on rclpy's messages and on those that rosbags reads. Writing goes through a

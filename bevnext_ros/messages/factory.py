@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Making messages of either kind: rclpy's classes, or rosbags' dataclasses where there is no ROS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """sensor_msgs/Image and CompressedImage -> RGB arrays, by duck typing: rclpy's messages and rosbags' alike.
 
 The common encodings are decoded here, with any row length (``step``) and byte order; any other one by a ROS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detections -> visualization_msgs/MarkerArray: boxes, labels and velocity arrows; old ones are removed."""
 
 from __future__ import annotations

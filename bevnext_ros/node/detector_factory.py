@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real detector, made from the node's parameters. Imports torch."""
 
 from __future__ import annotations

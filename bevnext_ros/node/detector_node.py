@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detector node: parameters -> options -> stream and worker -> one callback per topic. Imports rclpy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the node says about itself on /diagnostics: rate, latency, cameras, drops, history. No rclpy here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's subscriptions: topics, QoS, and what differs between the releases of rclpy. Imports rclpy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``ros2 run bevnext_ros detector_node``: starts the node, and ends it cleanly on SIGINT and SIGTERM."""
 
 from __future__ import annotations

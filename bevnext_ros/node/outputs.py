@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the node publishes for each frame: boxes in three forms, and the duration of each stage."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS parameter files: sections for nodes by name, namespace and wildcard, read as rcl reads them.
 
 The rules are those of rcl_yaml_param_parser and of rclpy, as tried against rclpy 9.1: a section is a path of node

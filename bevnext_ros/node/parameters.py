@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detector's parameters: one table for the node, its YAML file, the bag runner and the documentation.
 
 No ROS here: the node declares what stands in the table, ``bevnext detect --bag`` reads the same YAML file.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """At most so many frames a second, by their stamps: what is above is skipped on purpose."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's two background threads: one decodes images, one runs the detector. No ROS here.
 
 Decoding of the next frame runs beside the inference of the present one. With ``newest``, decoding starts only

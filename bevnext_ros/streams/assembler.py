@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames from the images of several cameras: the image nearest in time to each of the anchor camera's.
 
 The anchor camera's stamp fixes a frame's instant. Every other camera gives the image whose stamp is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera's calibration as a stream carries it, and the rectification of its images."""
 
 from __future__ import annotations

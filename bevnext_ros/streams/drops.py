@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts of what was dropped, by cause. Shared by threads."""
 
 from __future__ import annotations

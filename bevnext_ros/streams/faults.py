@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong, in words: the newest line about each subject, with its age, until it is healed. Shared by threads."""
 
 from __future__ import annotations

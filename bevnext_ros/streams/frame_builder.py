@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Assembled images + calibrations + transforms -> frames that the detector can take. Never blocks.
 
 A frame whose transforms or calibrations are not there yet waits, in order, until its deadline.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames by the standard policy: ROS' ``message_filters`` approximate time synchroniser, where it is installed.
 
 Same face as :class:`bevnext_ros.streams.assembler.FrameAssembler`. Known weaknesses of that policy, kept out of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a rig's messages to posed frames: what the node and the bag runner share. Knows messages, not ROS."""
 
 from __future__ import annotations

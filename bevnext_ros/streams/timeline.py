@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which time it is: tells a rig whose time went back (a bag that loops) from messages that are late, stale or foreign.
 
 A *source* is what gives stamps of its own: a camera, or an edge of the tree of transforms. A message within ``jump``

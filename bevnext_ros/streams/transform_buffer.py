@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tree of coordinate frames over time: add transforms, look them up at a stamp, without ever waiting.
 
 Between two samples a transform is interpolated along the geodesic of SE(3) (the screw motion that a

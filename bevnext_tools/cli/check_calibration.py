@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext check-calibration``: see with your own eyes that geometry is read right.
 
 Lidar points, coloured by depth, and annotated boxes are drawn into the images of one frame. Where they

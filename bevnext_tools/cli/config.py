@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext config``: print a complete model configuration, or check a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several commands share: the options that name a data set, and the output folder."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext detect``: a nuScenes data set or a bag in; submission or bag, pictures and videos out."""
 
 from __future__ import annotations

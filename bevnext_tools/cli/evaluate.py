@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext evaluate``: the official nuScenes score of a network, of a submission, or of detections in a bag."""
 
 from __future__ import annotations

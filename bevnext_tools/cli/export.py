@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext export``: compile a checkpoint's network ahead of time, or write it as ONNX, and check the result."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext import-checkpoint``: published weights -> this project's checkpoint."""
 
 from __future__ import annotations

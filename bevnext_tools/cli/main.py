@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext COMMAND ...``: finds the command, runs it, and turns a user's mistake into one line.
 
 A command is a module with ``add_arguments(parser)`` and ``run(args) -> int`` (the exit code). It is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The subcommands of ``bevnext``: this package's own, and those that other packages add.
 
 A package adds commands through the entry-point group ``bevnext.commands``: an entry is a module with a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext weights``: the published weights that commands and node take by name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures: boxes seen from above."""
 
 from __future__ import annotations

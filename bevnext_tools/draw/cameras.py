@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures: boxes and points projected into the camera images, and the whole picture of a frame.
 
 Everything is ``uint8 [H, W, 3]`` RGB. Boxes lie in the ego frame at the anchor camera's stamp; each camera

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The colours of all pictures: one table.
 
 The classes have the seven colours of Okabe and Ito's palette for all kinds of colour vision (Color Universal Design,

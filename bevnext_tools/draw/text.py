@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text in pictures, and labels where there is room for them."""
 
 from __future__ import annotations

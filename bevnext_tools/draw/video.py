@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Videos of pictures: MP4 with H.264, which browsers play."""
 
 from __future__ import annotations

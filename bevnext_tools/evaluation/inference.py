@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detector over a reader's frames, as the node detects (``streaming``) or as the published code (``window``)."""
 
 from __future__ import annotations

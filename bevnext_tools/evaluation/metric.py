@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Score a nuScenes submission with the official devkit (metric ``detection_cvpr_2019``).
 
 The official evaluation takes a whole split. With ``scenes`` the same code scores the key frames of those

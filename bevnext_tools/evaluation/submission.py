@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detections <-> nuScenes detection submission (a JSON file of boxes in the global frame)."""
 
 from __future__ import annotations

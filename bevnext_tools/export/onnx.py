@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network as three ONNX files: encode, lift and detect.
 
 They hold standard operators only (opset 20; the deformable convolution is ``GridSample`` and a product). What ONNX

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext demo``: a synthetic drive that was never trained on, detected with the demo weights, scored and shown."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext synthesize``: drives of the synthetic world as a nuScenes data set.
 
 The folder can be given to every command that reads nuScenes. A call that was interrupted is taken up again by

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext demo``: a drive that was never trained on, detected, scored and shown."""

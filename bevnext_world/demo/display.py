@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which boxes the demo draws. Submissions and scores hold all of them."""
 
 from __future__ import annotations

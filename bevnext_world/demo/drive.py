@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's drive: one scene of the synthetic world that no training has seen, made once and kept."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's HTML page: one file that holds video, pictures, tables and what was run."""
 
 from __future__ import annotations

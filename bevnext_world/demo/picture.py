@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's picture of a frame: six cameras, the scene from above far and near, and a panel with numbers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A drive through the detector, frame by frame: times, pictures, video and the official score."""
 
 from __future__ import annotations

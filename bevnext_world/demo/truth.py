@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotated boxes at any frame of a drive; nuScenes has them at key frames only. For pictures, not for scores."""
 
 from __future__ import annotations

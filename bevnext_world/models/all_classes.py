@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models of the ten annotated classes: recognisable shapes of any size, a few hundred triangles at most.
 
 Every mesh touches all six faces of its true box (see :func:`fitted`) and stays within it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models of trucks and trailers. Built standing on z = 0, centred in x and y."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Triangle meshes with a colour, a procedural pattern and a gloss per face; :mod:`.solids` builds them.
 
 Axes as everywhere: x forward, y left, z up, metres. Faces are wound counter-clockwise seen from outside: the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Colours and textures of the synthetic world.
 
 Vehicles of every class and the background (buildings, walls, boxes) draw from the same distribution, so that a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What vehicles have in common: wheels, panes, lamps, number plates."""
 
 from __future__ import annotations

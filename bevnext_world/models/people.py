@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pedestrians, and motorcycles and bicycles with or without a rider. Built standing on z = 0."""
 
 from __future__ import annotations

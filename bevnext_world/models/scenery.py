@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scenery: buildings, trees, bushes, poles, boxes, walls. Built with the origin on the ground: z from 0 upwards.
 
 The colours and textures of what people built come from the palette that paints the vehicles too.

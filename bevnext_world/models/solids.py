@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The solids that models are built from: boxes, beams, cylinders, prisms, panels, ellipsoids, each of one look."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models of buses and construction vehicles, and all vehicle classes in one table. Built standing on z = 0."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a synthetic data set: scenes in parallel, each finished before it counts, the tables last."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sensors of the synthetic car: where they sit, when they fire, what they see.
 
 A rig like that of nuScenes: six cameras that fire one after another while the lidar's beam passes them, and a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Splits and seeds of the synthetic world.
 
 Scenes carry the names of an official split, so that the devkit knows to which split they belong. What a scene

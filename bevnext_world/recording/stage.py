@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A scenario with shapes and light: what its cameras and its lidar record at a time."""
 
 from __future__ import annotations

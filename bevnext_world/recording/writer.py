@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nuScenes tables of synthetic scenes.
 
 Each finished scene is one file with its rows (a *part*); the tables of a version are put together from all

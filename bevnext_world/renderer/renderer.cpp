@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Renderer and ray caster of the synthetic world. The interface is described in renderer.py.
 //
 // No function of the maths library whose last bit may differ between processors is used (only sqrt, which is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Software renderer and ray caster of the synthetic world: numpy arrays in and out, the loops in C++.
 
 A frame is drawn in two passes. The first rasterises triangles into a buffer of inverse depth and triangle

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the renderer is given and what it gives: meshes at places, ground, light, images."""
 
 from __future__ import annotations

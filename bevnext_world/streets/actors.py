@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Things that are annotated: their classes and sizes, and how they move.
 
 A moving thing follows a path with its front axle and drags its rear axle behind (the kinematic bicycle model);

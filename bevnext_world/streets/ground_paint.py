@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ground of a synthetic scene: one picture from above (albedo) and one of what each place is for."""
 
 from __future__ import annotations

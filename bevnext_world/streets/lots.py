@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lies behind the sidewalks: houses, car parks, yards, parks, and the background."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Smooth curves in the ground plane: centre lines, and the paths that traffic follows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Putting things that stand still into a scene, where the :class:`Site` has room: none stands in another."""
 
 from __future__ import annotations

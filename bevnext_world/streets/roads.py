@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The road network of a synthetic scene: centre lines, lanes, junctions and the paths that traffic follows.
 
 All lengths are metres in a flat world, x and y in the ground plane, headings in radians counter-clockwise from

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands in the streets: construction zones, vehicles at the kerb, street furniture, people."""
 
 from __future__ import annotations

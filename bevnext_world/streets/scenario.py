@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One synthetic scene: everything about it follows from its seed.
 
 The scene's time runs from 0 to ``DURATION`` seconds; key frames are half a second apart from :data:`FIRST_KEY`.

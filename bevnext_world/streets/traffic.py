@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What moves in a synthetic scene: the ego, vehicles, cyclists and people on foot.
 
 Each candidate is drawn with its whole motion and accepted when it meets nothing that is there already, at any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark's inputs are not degenerate, its parts make the whole, and its comparisons say what they compare."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The step beside busy processes is measured with both kinds of waiting, and the busy processes end with it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``bevnext doctor`` says what is there and what is not, and never fails."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make gpu``: its dry form runs with nothing but what it names; each part sees its subject broken."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark of peers runs every form, in turns, and compares what they give."""
 
 from __future__ import annotations

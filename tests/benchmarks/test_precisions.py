@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark of precisions takes turns and names what auto stood for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bevnext_benchmarks.training: every way to encode history is measured."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs a CUDA kernel on the CPU, to test its indexing and its barriers where there is no GPU.
 //
 // Each thread of a block is a fiber, kept for the blocks that follow; __syncthreads and the shuffles wait until all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CUDA code compiled as C++, each thread of a block a fiber; kept in the cache of compiled code as everything else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Work shared among threads, as tests/core/test_parallel.py needs it.
 
 #include "../../bevnext_core/ops/parallel.h"

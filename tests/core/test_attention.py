@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention from BEV cells into the cameras: equal to its definition, with shapes and waits as stated."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEV pooling against a loop over points, its gradients, and its memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pooling kernels: emulated on the CPU, compiled for every architecture, and, where there is one, on a GPU."""
 
 from __future__ import annotations

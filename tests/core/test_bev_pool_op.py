@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pooling operators: against the plain form, in traced programs, and the choice of a form."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Box conversions against independent geometry."""
 
 from __future__ import annotations

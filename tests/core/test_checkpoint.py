@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints: import of the published files, refusal of damaged, foreign and malicious ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which form an operator takes, and what it says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configuration files: strict, complete, and the published values."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CRF's mean field: the compiled form against its definition, its gradients, and its registration."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decoding without waiting for the device, and suppression in C++: the same boxes as by the definition."""
 
 from __future__ import annotations

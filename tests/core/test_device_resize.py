@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The resize in PyTorch equals PIL's, bit for bit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole network against the reference: every stored tensor, the final boxes, and mistakes that must be caught."""
 
 from __future__ import annotations

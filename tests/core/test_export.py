@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiled packages and ONNX files compute what the network does, and are refused where they do not fit."""
 
 from __future__ import annotations

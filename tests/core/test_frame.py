@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera frame refuses what cannot be used, and says which camera and why."""
 
 from __future__ import annotations

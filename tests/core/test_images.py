@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image decoder: right pixels, and one kind of error for every kind of damage."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folded copy of the network: the reference's tensors and boxes, and what it must leave alone."""
 
 from __future__ import annotations

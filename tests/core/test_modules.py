@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each block against the reference's module outputs: inputs are exact, so only rounding may differ."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiled code and its cache: what is damaged is built again, what cannot be used says why, nothing else is loaded.
 
 Each look into the cache is a process of its own: loading what is not whole may end it.

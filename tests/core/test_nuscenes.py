@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The nuScenes reader: on a made data set whose poses are known by formula, and on real key frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Work shared among threads: when memory or threads run out, a C interface returns what it promises.
 
 Each case runs in a process of its own, which a mistake would end.

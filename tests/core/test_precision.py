@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far half precision drifts from fp32 on the reference's inputs, and what it must not touch.
 
 The weights are the reference's, which are random: they magnify rounding far more than trained ones do (a change of

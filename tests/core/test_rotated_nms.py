@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotated IoU against shapely and torchvision, and the suppression rules."""
 
 from __future__ import annotations

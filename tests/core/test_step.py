@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a step is done must not change what comes out: lift in one call, resize on the device, uploads, compilation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The streaming detector: equal to the window, right about time, and able to forget."""
 
 from __future__ import annotations

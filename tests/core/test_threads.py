@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Threads: settings come before torch, the user's own stay, limits of a control group are kept."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that are no checkpoints are called what they are, on one short line; NumPy's scalars are read, nothing runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights that meet another rig than those of training say so, in one line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published weights by name, fetched from a server on this machine that speaks the hub's file interface."""
 
 from __future__ import annotations

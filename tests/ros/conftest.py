@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DDS between processes: a domain of its own per test process, this machine only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A rig of cameras on a drive that publishes over DDS, and a node process that it feeds and watches."""
 
 from __future__ import annotations

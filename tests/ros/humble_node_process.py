@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node as a process whose rclpy calls back as Humble's does: with the message only, whatever the signature."""
 
 from __future__ import annotations

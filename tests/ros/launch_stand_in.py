@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What detector.launch.py uses of launch, launch_ros and ament_index, where they are not installed.
 
 Signatures are those of Humble (launch 1.0, launch_ros 0.19): another name or argument is a TypeError or an ImportError.

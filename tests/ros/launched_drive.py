@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """launch_test: the launch file starts a node, then a bag when the node is active; all of the bag is detected.
 
 Started by test_launch.py, with the bag, the parameter file and the detector's log in the environment.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node with a stand-in detector, as a process: python -m tests.ros.node_process LOG WAIT [ROS arguments].
 
 With ``-`` for LOG the detector only waits.

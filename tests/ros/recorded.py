@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small recorded rig: six cameras, four frames at 2 Hz, TF at 20 Hz; messages that a test may change, and bags."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A detector that takes the real one's place where the network is not what is tested."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The frame assembler: which images make a frame, when, and what becomes of every image and frame."""
 
 from __future__ import annotations

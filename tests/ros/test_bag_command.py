@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The functions behind `bevnext detect --bag`: a parameter file, overrides, the report."""
 
 from __future__ import annotations

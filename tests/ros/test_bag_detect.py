@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`bevnext detect --bag` sees exactly the data set's frames; its bag scores like the detections themselves."""
 
 from __future__ import annotations

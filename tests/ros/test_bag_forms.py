@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bags for each distribution: read back with rosbags, and held against the rules by which that rosbag2 parses them.
 
 The rules are written out from rosbag2's sources, at the revisions that docs/ros.md names: ``metadata_io.cpp`` and

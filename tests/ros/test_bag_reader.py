@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings as they are found: without metadata.yaml, split, cut off, of other tools; read, or a line says why not."""
 
 from __future__ import annotations

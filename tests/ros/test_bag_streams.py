@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other people's recordings, with foreign transforms, bad calibrations, namespaces: what is used, and what is said."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What travels: the messages that are built, their hashes, the shared-memory profile, two processes.
 
 What needs no rclpy runs everywhere: the message definitions, the profile's contents.

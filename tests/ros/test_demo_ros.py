@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verdict of the demo with ROS: it must notice a box that is missing, extra, moved, or of another class."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint that is missing, damaged or of another model is a clear error before anything is subscribed."""
 
 from __future__ import annotations

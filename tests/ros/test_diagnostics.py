@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a supervisor can act on: silence, bad cameras, the rate of loss, idleness; faults with age, until healed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The proof: a real scene as a bag, played over DDS to the node, gives the boxes of the detector fed directly."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames get their calibrations and poses, wait for them without blocking, and are counted when they do not come."""
 
 from __future__ import annotations

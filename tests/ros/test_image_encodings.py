@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/ros.md's table of encodings, row by row: raw, and compressed as image_transport's publisher does it.
 
 ``publish`` follows ``compressed_publisher.cpp`` and ``cv_bridge.cpp`` (revisions in docs/ros.md): which target a format

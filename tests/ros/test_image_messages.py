@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every encoding, row length and byte order -> the same RGB picture; what is broken is refused by name."""
 
 from __future__ import annotations

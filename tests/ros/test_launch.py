@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The launch file is executed: every argument reaches the node, the bag starts when it is active.
 
 The tests run on a stand-in of launch's API, and on launch itself where it is installed.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the node's program ends when it cannot start: one line that names the interpreter and the remedy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`synchronizer: message_filters`, with a stand-in for the package (the real one on a distribution)."""
 
 from __future__ import annotations

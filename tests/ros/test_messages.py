@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversion both ways, for rosbags' messages and (with rclpy) for rclpy's: the same values come back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node over DDS, between processes: what it publishes, the poses it uses, its life cycle, its end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults injected over DDS: each has its promised behaviour, none ends the node, every frame is accounted for."""
 
 from __future__ import annotations

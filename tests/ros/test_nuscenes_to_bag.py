@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is in a converted bag equals the data set's tables and files; bad data and existing bags are refused."""
 
 from __future__ import annotations

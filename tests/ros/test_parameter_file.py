@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameter files mean to the node, to ``detect --bag`` and to rcl the same: sections, wildcards, general names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of parameters, its file, and the rig it describes."""
 
 from __future__ import annotations

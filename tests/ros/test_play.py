@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`bevnext play`: bytes, pace, clock and latching, over DDS and with a stand-in node."""
 
 from __future__ import annotations

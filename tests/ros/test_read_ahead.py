@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recording is known as a whole: what was recorded after the images that need it loses no frame."""
 
 from __future__ import annotations

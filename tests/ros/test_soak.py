@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Half a minute of random faults, and the node's own latency: the programs that do more of it, run for a short time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which time it is: messages late, stale or foreign lose no frame, time that really goes back resets once."""
 
 from __future__ import annotations

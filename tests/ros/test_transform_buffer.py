@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The transform buffer: look-ups over a tree, interpolation on SE(3), answers, bounds, time that goes back."""
 
 from __future__ import annotations

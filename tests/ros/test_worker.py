@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decoding and detecting threads, without ROS: overload, order, faults, accounting, stopping."""
 
 from __future__ import annotations

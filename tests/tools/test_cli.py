@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: results on disk, and one line instead of a traceback for every mistake of the user."""
 
 from __future__ import annotations

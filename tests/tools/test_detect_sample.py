@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The main job on real data: frames in; submission, pictures and a score out. Weights by the recipe."""
 
 from __future__ import annotations

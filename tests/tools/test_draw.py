@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures: what is drawn lies where the geometry says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of the official metric: the best possible, a known detector's, and what mistakes cost."""
 
 from __future__ import annotations

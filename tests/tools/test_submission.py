@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nuScenes submissions: against records of the published code, and the format's rules."""
 
 from __future__ import annotations

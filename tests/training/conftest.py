@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reference outputs for the training tests."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published code's second step to a depth target: :func:`lidar_depth_map` does both in one."""
 
 from __future__ import annotations

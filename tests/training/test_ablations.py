@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streams with a part taken away, and guesses without images."""
 
 from __future__ import annotations

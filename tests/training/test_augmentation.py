@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Augmentation against the published code (PIL canvases, matrices, boxes), and lidar depth in the image."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Index file and samples, on a made data set and on the real key frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes on the CPU: the same training as one, and the same decisions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published schedule as train.py states it, compared with SEMANTICS.md."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """training/evaluate.py and ``bevnext evaluate``: modes, several processes; and the pictures of training."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a network starts from, and what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A few minutes of training on six key frames of a synthetic drive find their objects; broken training does not.
 
     BEVNEXT_BREAK=all .venv/bin/python -m pytest tests/training/test_learning.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection and depth losses, and their gradients, against the published code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: what a run is made of, and slips, which are told without waiting for torch."""
 
 from __future__ import annotations

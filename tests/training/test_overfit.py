@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learning real data by heart, in short: docs/training.md has the whole experiment, on all five frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which class a patch shows, the loss on it, and a run with it that stops and goes on."""
 
 from __future__ import annotations

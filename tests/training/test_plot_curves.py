@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The curves of training runs: what is written, and what is drawn."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order of the samples: complete, the same for any number of ranks, and restartable."""
 
 from __future__ import annotations

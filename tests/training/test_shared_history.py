@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``training.shared_run``: runs of key frames, encoded once, equal to windows that encode everything."""
 
 from __future__ import annotations

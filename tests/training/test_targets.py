@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heat maps and box values against the published code, and the rules that the reference does not reach."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What TensorBoard itself reads from the event files of a run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """training/train.py from the command line: restart, bad input, bad losses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a run: safe, atomic, few, and a damaged newest one falls back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mixed precision, and the batch norms' change to synchronised ones in mid-run."""
 
 from __future__ import annotations

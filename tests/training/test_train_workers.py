@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data-loader workers change nothing: neither the errors nor the numbers."""
 
 from __future__ import annotations

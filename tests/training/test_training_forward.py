@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses, gradients and batch-norm statistics of a whole training step against the published code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network that trains a step in a fraction of a second, and the command line that trains it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each of two processes does in test_distributed.py."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How hard a synthetic split is: counts over what the official evaluation scores.
 
 An object is scored when it lies within its class's range of the ego and the lidar hits it.

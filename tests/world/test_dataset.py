@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Synthetic data sets on disk: the devkit reads and scores them, they are as hard as promised, and repeatable."""
 
 from __future__ import annotations

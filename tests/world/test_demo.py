@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo: what it shows is what was detected, what it says is what was measured, and its page stands alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The models of the synthetic world: true sizes, outer sides outside, parts where they belong."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The renderer and ray caster against geometry computed here with numpy."""
 
 import numpy as np

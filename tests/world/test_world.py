@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The synthetic world before it is rendered: what moves how, where things stand, what seeds give."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training run sees: index, samples, augmentation, order."""

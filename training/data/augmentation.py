@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training augmentation: resize, crop, flip and rotation of each camera's image; rotation, scale and flips of BEV.
 
 Images go through PIL exactly as in the published pipeline (bicubic resize to whole pixels, crop, flip,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class-balanced grouping and sampling (CBGS): frames with rare classes come more often."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training samples: the frames of a window, augmented, with ground truth and lidar depth.
 
 Every random choice of a sample follows from its request (seed, epoch, place in the epoch) alone, so samples do

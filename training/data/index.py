@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The index of a nuScenes version: what training needs of its tables, in one file that loads in a second.
 
 Built from the devkit's tables on first use. A file is used only when the dataroot, the version, the tables'

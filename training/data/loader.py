@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data loader of training: batches made in worker processes, and errors that arrive as they were raised."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which samples a rank sees, in which order: a pure function of seed, epoch and step, so it can start anywhere."""
 
 from __future__ import annotations

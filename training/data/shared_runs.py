@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Samples whose history is shared: runs of consecutive key frames of a scene under one augmentation.
 
 A run of R key frames is R samples. Each one's history lies in the run itself or in the key frames before it, so

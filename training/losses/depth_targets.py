@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Depth supervision: lidar points in the image, the depth class of each feature cell, and the loss."""
 
 from __future__ import annotations

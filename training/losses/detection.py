@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection losses: Gaussian focal loss of the heat maps and grouped L1 of the box values.
 
 Normalisers (objects per task, peaks per task) are averages over all ranks, as published, so a rank

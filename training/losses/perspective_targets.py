@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Perspective supervision: which class each image patch shows, from the boxes' projections. Not part of the recipe.
 
 In the published training the image branch learns what objects look like only through the BEV maps, which says little

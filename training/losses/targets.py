@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection targets: a Gaussian heat map per class and, for each object, the values of its cell.
 
 The published CenterPoint targets, quirks included: the radius formula lacks a factor, cell indices

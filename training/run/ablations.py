@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the past is worth: the stream with a part of it taken away, and a guess that looks at no image.
 
 All work on a trained network as it is, so they show what it uses, not what another training could do without.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batch norms whose statistics come from one set of frames and normalise another."""
 
 from __future__ import annotations

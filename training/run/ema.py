@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exponential moving average of a model's state, with the published ramp."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gradient checkpointing of the blocks that the published code checkpoints: trades a second forward for memory."""
 
 from __future__ import annotations

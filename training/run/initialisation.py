@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a network starts from: ImageNet, a perspective detector's backbone, or stage 1."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line of train.py and the configuration that it comes to. Needs no torch: a slip is told at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process or many (started by torchrun): the same calls."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training run says of itself while it runs: a bar, the log, and the numbers of its curves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published schedule as numbers: steps, learning rate over time, what the batch at hand makes of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training step over shared runs: every frame is encoded once, and lifted into the window of each sample."""
 
 from __future__ import annotations

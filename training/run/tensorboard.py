@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorBoard, where it is installed: losses, heat maps, and boxes from above and in the images."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a training run: tensors and plain values only, written atomically, the last few kept."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training step's forward pass: a batch in, losses out. What DDP wraps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of a run: whose it is, and its log."""
 
 from __future__ import annotations

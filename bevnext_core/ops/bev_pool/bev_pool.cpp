@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // BEV pooling on the CPU: the sum over each cell's points, and its gradients.
 //
 // A C interface without torch: the caller checks shapes and types and owns all memory. Results do not depend

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // BEV pooling on a GPU: forward and backward, and the published algorithm as the benchmark's baseline.
 //
 // A C interface without torch: the caller checks shapes and types, owns all memory and gives the stream.

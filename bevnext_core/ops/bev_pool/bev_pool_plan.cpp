@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The plan of BEV pooling on the CPU: the cell of every frustum point, and the points sorted by cell.
 //
 // Points on a border between cells fall to the side that the arithmetic's rounding says, so this is compiled

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The BEV pooling operators ``bevnext::bev_pool`` and ``bevnext::bev_pool_backward``.
 
 The work is done by ``bev_pool.cpp`` on the CPU and ``bev_pool.cu`` on a GPU.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEV pooling: each BEV cell sums depth x context over the frustum points that fall into it.
 
 ``bev_pool(depth, context, plan)`` is the one entry; the plan (which point goes to which cell) is built once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operators ``bevnext::frustum_cells`` and ``bevnext::bev_pool_plan``: what a pooling plan is made of, on the CPU.
 
 Both give what the plain PyTorch forms give, bit for bit. The work is done by ``bev_pool_plan.cpp``.

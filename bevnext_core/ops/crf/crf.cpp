@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Mean field of the depth CRF on the CPU: forward, and gradients.
 //
 // A block is 16 neighbouring patches (8 in double precision) side by side in one vector, so the running sums over

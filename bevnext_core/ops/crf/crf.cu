@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Mean field of the depth CRF on a GPU: forward, and gradients.
 //
 // One warp per patch; a lane holds kBins successive depth bins in registers. The price of a disagreement, the

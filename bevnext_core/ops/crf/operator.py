@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operators ``bevnext::crf`` and ``bevnext::crf_backward``: mean field of the depth CRF.
 
 The work is done by ``crf.cpp`` on the CPU and ``crf.cu`` on a GPU.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mean field of the depth CRF: softmax of logits, pulled towards the neighbours that look alike.
 
 ``mean_field(logits, kernel, weight, iterations)`` is the one entry. There are three forms:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotated suppression by ``rotated_nms.cpp``, or in numpy where there is no compiler: the same boxes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Non-maximum suppression of boxes in the BEV plane: by rotated IoU, and by centre distance.
 
 Greedy, on the host, over at most a few hundred boxes per task: each kept box is compared with all that remain

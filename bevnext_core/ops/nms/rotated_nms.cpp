@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Greedy suppression of rotated rectangles, in double precision and with the operations of plain.py in their
 // order. To be compiled without fused multiply-adds, so that no decision differs.
 
