@@ -16,6 +16,22 @@ NAME = "bevnext_ros"
 # The network, what works with it, the ROS 2 package, the world, the benchmarks. training/ runs from a checkout.
 PACKAGES = ("bevnext_core", "bevnext_tools", "bevnext_ros", "bevnext_world", "bevnext_benchmarks")
 SHARE = f"share/{NAME}"
+# What nuscenes-devkit needs beside what is needed anyway. Its own metadata ask for numpy < 2, which its code does not
+# need, and no dependency can take that back: it is added with --no-deps (bevnext_core.datasets.nuscenes_tables).
+DEVKIT_NEEDS = [
+    "cachetools",
+    "descartes",
+    "fire",
+    "matplotlib>=3.6",
+    "parameterized",
+    "pycocotools>=2.0.1",
+    "scikit-learn",
+    "scipy",
+    "shapely>=2.0.3",
+]
+TRAIN = ["tensorboard"]
+WEIGHTS = ["huggingface_hub"]  # fetches the published weights by name
+EXPORT = ["onnx", "onnxscript"]
 
 
 def shared_files(folder):
@@ -105,20 +121,19 @@ setup(
         "jinja2",
     ],
     extras_require={
-        # 1.2 is the first release on opencv-python-headless: older ones bring opencv-python, whose files
-        # overwrite the headless build's, and all of Jupyter. It needs numpy < 2, hence an extra.
-        "nuscenes": ["nuscenes-devkit>=1.2", "numpy<2"],
-        "train": ["tensorboard"],
-        # fetches the published weights by name
-        "weights": ["huggingface_hub"],
+        "nuscenes": DEVKIT_NEEDS,
+        "demo": DEVKIT_NEEDS,
+        "train": TRAIN,
+        "weights": WEIGHTS,
+        "export": EXPORT,
+        "all": [*DEVKIT_NEEDS, *TRAIN, *WEIGHTS, *EXPORT],
         # what the benchmark of peers runs the ONNX files in
-        "peers": ["onnx", "onnxscript", "onnxruntime", "openvino"],
+        "peers": [*EXPORT, "onnxruntime", "openvino"],
         # pytest 9 refuses the pytest plugins of ROS distributions (launch_testing).
         "test": [
             "pytest>=8,<9",
-            "huggingface_hub",
-            "onnx",
-            "onnxscript",
+            *WEIGHTS,
+            *EXPORT,
             "onnxruntime",
             "pytest-timeout",
             "pytest-xdist",

@@ -174,10 +174,10 @@ def setup_base() -> None:
     tools = [f"{name}=={pinned[name]}" for name in ("pip", "setuptools")]
     pip_install("--upgrade", *tools, what="installing pip and setuptools")
     # Without build isolation: the pinned setuptools builds the package, nothing else is fetched for it.
+    devkit = [f"nuscenes-devkit=={pinned['nuscenes-devkit']}"] if "nuscenes" in extras else []
     project = f"{ROOT}[{','.join(extras)}]"
-    pip_install(
-        "--no-build-isolation", "-c", CONSTRAINTS, "-e", project, what="installing the project's packages"
-    )
+    what = "installing the project's packages"
+    pip_install("--no-build-isolation", "-c", CONSTRAINTS, "-e", project, *devkit, what=what)
     (VENV / ".base").write_text(key)
     say("base environment ready: .venv/bin/bevnext")
 
