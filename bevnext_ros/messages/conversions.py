@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from bevnext_core.calibration import Calibration
 from bevnext_core.detections import Detections
 from bevnext_core.errors import FrameError
 from bevnext_ros.messages.factory import MessageFactory
 from bevnext_ros.streams.assembler import SECOND
-from bevnext_ros.streams.calibration import Calibration
 
 CLOUD_FIELDS = ("x", "y", "z", "length", "width", "height", "yaw", "vx", "vy", "score", "class")
 """Fields of the boxes' point cloud: float32 each, but ``class`` (uint32, index into the class names)."""

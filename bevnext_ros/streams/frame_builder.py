@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from bevnext_core.calibration import Calibration, DistortionPolicy, Rectifier
 from bevnext_core.errors import BevnextError, ConfigError, FrameError
 from bevnext_core.frame import CameraFrame
 from bevnext_ros.streams.assembler import SECOND, AssembledFrame
-from bevnext_ros.streams.calibration import Calibration, DistortionPolicy, Rectifier
 from bevnext_ros.streams.drops import DropCounter
 from bevnext_ros.streams.faults import Faults
 from bevnext_ros.streams.transform_buffer import Answer, Lookup, TransformBuffer

@@ -14,7 +14,7 @@ from enum import Enum
 
 import numpy as np
 
-from bevnext_core.geometry import invert_rigid, rigid
+from bevnext_core.geometry import interpolate_rigid, invert_rigid, rigid
 from bevnext_ros.streams.drops import DropCounter
 
 SECOND = 1_000_000_000
@@ -260,50 +260,3 @@ class TransformBuffer:
 def frame_name(name: str) -> str:
     """tf1's leading slash means nothing in ROS 2."""
     return name.lstrip("/")
-
-
-def interpolate_rigid(
-    rotation_a: np.ndarray,
-    translation_a: np.ndarray,
-    rotation_b: np.ndarray,
-    translation_b: np.ndarray,
-    fraction: float,
-) -> np.ndarray:
-    """``[4, 4]`` on the SE(3) geodesic from pose a (``fraction`` 0) to pose b (1).
-
-    Rotations are unit quaternions (w, x, y, z), translations metres. With ``a^-1 b = exp(xi)`` the
-    result is ``a exp(fraction * xi)`` (Lynch and Park, Modern Robotics, 3.3.3).
-    """
-    a = rigid(rotation_a, translation_a)
-    delta = invert_rigid(a) @ rigid(rotation_b, translation_b)
-    vector = _rotation_vector(rotation_a, rotation_b)
-    angle = float(np.linalg.norm(vector))
-    step = np.eye(4)
-    if angle < 1e-9:
-        step[:3, 3] = fraction * delta[:3, 3]
-        return a @ step
-    axis = _skew(vector / angle)
-    half = angle / 2
-    # log: the translation of the twist per radian, then exp of its fraction
-    inverse = np.eye(3) / angle - axis / 2 + (1 / angle - 1 / (2 * np.tan(half))) * axis @ axis
-    linear = inverse @ delta[:3, 3]
-    theta = fraction * angle
-    step[:3, :3] = np.eye(3) + np.sin(theta) * axis + (1 - np.cos(theta)) * axis @ axis
-    left = np.eye(3) * theta + (1 - np.cos(theta)) * axis + (theta - np.sin(theta)) * axis @ axis
-    step[:3, 3] = left @ linear
-    return a @ step
-
-
-def _rotation_vector(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rotation vector of ``a^-1 b`` (unit quaternions), the short way round, ``|.| <= pi``."""
-    aw, av, bw, bv = a[0], a[1:], b[0], b[1:]
-    w = aw * bw + av @ bv
-    v = aw * bv - bw * av - np.cross(av, bv)
-    if w < 0:
-        w, v = -w, -v
-    norm = np.linalg.norm(v)
-    return v * 2.0 if norm < 1e-12 else v / norm * 2.0 * np.arctan2(norm, w)
-
-
-def _skew(v: np.ndarray) -> np.ndarray:
-    return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])

@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bevnext_core.calibration import Calibration, Rectifier
 from bevnext_core.errors import ConfigError, FrameError
 from bevnext_core.geometry import rigid
 from bevnext_ros.streams.assembler import SECOND, AssembledFrame, StampedImage
-from bevnext_ros.streams.calibration import Calibration, Rectifier
 from bevnext_ros.streams.faults import Faults
 from bevnext_ros.streams.frame_builder import FrameBuilder, camera_frame
 from bevnext_ros.streams.transform_buffer import TransformBuffer

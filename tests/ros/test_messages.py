@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bevnext_core.calibration import Rectifier
 from bevnext_core.detections import Detections
 from bevnext_core.errors import FrameError
 from bevnext_core.geometry import rigid
@@ -27,7 +28,6 @@ from bevnext_ros.messages.conversions import (
 )
 from bevnext_ros.messages.factory import RclpyFactory, RosbagsFactory
 from bevnext_ros.messages.markers import make_markers
-from bevnext_ros.streams.calibration import Rectifier
 from bevnext_ros.streams.transform_buffer import TransformBuffer
 
 STAMP = 1_533_151_603_512_404_000

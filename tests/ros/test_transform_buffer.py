@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyquaternion import Quaternion
 
-from bevnext_core.geometry import invert_rigid, rigid
-from bevnext_ros.streams.transform_buffer import SECOND, Answer, TransformBuffer, interpolate_rigid
+from bevnext_core.geometry import interpolate_rigid, invert_rigid, rigid
+from bevnext_ros.streams.transform_buffer import SECOND, Answer, TransformBuffer
 
 IDENTITY = np.array([1.0, 0, 0, 0])
 finite = st.floats(-100, 100, allow_nan=False)

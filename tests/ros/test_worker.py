@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
+from bevnext_core.calibration import Calibration, Rectifier
 from bevnext_core.errors import FrameError
 from bevnext_ros.node.worker import STAGES, DetectionWorker
 from bevnext_ros.streams.assembler import AssembledFrame, StampedImage
-from bevnext_ros.streams.calibration import Calibration, Rectifier
 from bevnext_ros.streams.faults import Faults
 from bevnext_ros.streams.frame_builder import PosedFrame
 from tests.ros.stand_in import StandIn

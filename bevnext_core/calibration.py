@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera's calibration as a stream carries it, and the rectification of its images."""
+"""A camera's calibration with its distortion, as streams and files carry it, and the rectification of its images."""
 
 from __future__ import annotations
 
