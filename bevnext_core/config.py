@@ -103,10 +103,17 @@ class BevConfig:
 
 @model
 class HistoryConfig:
-    """Past frames that the network was trained on: slot k holds the frame ``k * interval`` seconds ago."""
+    """Past frames that the network was trained on: slot k holds the frame ``k * interval`` seconds ago.
+
+    ``group_width`` and ``split_width`` are Res2Fusion's base widths, out of 64: each of its three groups is
+    ``channels / 2 * group_width / 64`` wide, each of a block's four splits ``channels / 4 * split_width / 64``. (At 16
+    ``channels`` the published ones leave groups 6 and splits 4 wide.)
+    """
 
     frames: NonNegativeInt = 8
     interval: PositiveFloat = 0.5
+    group_width: PositiveInt = 48
+    split_width: PositiveInt = 32
 
     def __post_init__(self) -> None:
         _require(
@@ -176,7 +183,7 @@ class TrainingConfig:
     """The published schedule of this configuration (8 samples on each of 8, in stage 2 of 16, GPUs).
 
     From ``augmentation`` on: what one changes for other data or another machine; the defaults are published or change
-    nothing. See docs/training.md.
+    nothing. ``depth_dropout`` is that of the depth network's ASPP. See docs/training.md.
     """
 
     stage: Literal[1, 2] = 2
@@ -205,6 +212,7 @@ class TrainingConfig:
     head_scale: PositiveFloat = 1.0
     perspective_weight: NonNegativeFloat = 0.0
     shared_run: NonNegativeInt = 0
+    depth_dropout: float = Field(0.5, ge=0, lt=1)
 
 
 @model
@@ -235,6 +243,9 @@ class ModelConfig:
             self.channels % max(self.refinement.heads, 1) == 0 and self.channels % 2 == 0,
             f"channels ({self.channels}) must be even and a multiple of refinement.heads ({self.refinement.heads})",
         )
+        if self.history.frames:
+            widths = self.channels * self.history.group_width // 128, self.channels * self.history.split_width // 128
+            _require(min(widths) > 0, f"{self.channels} channels leave no width to history.group_width or split_width")
         names = self.class_names
         _require(len(set(names)) == len(names), "a class stands in two tasks")
 
@@ -269,8 +280,10 @@ def dump_config(config: ModelConfig) -> str:
 
 
 def network_differences(a: ModelConfig, b: ModelConfig) -> list[str]:
-    """Top-level parts in which two configurations describe different networks (training and name aside)."""
-    return [k for k, v in vars(a).items() if k not in ("name", "training") and v != getattr(b, k)]
+    """Top-level parts in which two configurations describe different networks; name, training and how boxes are
+    suppressed aside."""
+    mine, theirs = ({**vars(c), "tasks": [task.classes for task in c.tasks]} for c in (a, b))
+    return [k for k, v in mine.items() if k not in ("name", "training") and v != theirs[k]]
 
 
 def published_config(stage: Literal[1, 2]) -> ModelConfig:

@@ -66,13 +66,17 @@ class BEVNeXt(nn.Module):
         bins, channels = config.depth.bins, config.channels
         self.backbone = ResNet50(config.backbone.base_channels)
         self.neck = Neck(self.backbone.out_channels, config.backbone.neck_channels)
-        self.depth_net = DepthNet(config.backbone.neck_channels, config.depth.mid_channels, channels, bins)
+        self.depth_net = DepthNet(
+            config.backbone.neck_channels, config.depth.mid_channels, channels, bins, config.training.depth_dropout
+        )
         self.crf = DepthCrf(config.depth.crf_iterations, config.depth.crf_zeta, config.depth.crf_weight)
         self.view_transform = ViewTransform(config.image, config.depth, config.bev)
         self.pre_process = pre_process_net(channels)
-        frames = config.history.frames + 1
+        history, frames = config.history, config.history.frames + 1
         self.bev_backbone: BevBackbone | Res2Fusion = (
-            Res2Fusion(channels, frames) if frames > 1 else BevBackbone(channels)
+            Res2Fusion(channels, frames, history.group_width, history.split_width)
+            if frames > 1
+            else BevBackbone(channels)
         )
         shallow, _, deep = self.bev_backbone.out_channels
         self.bev_neck = BevNeck(shallow, deep, config.bev.encoder_channels)

@@ -19,7 +19,9 @@ CAMERA_PARAMETERS = 27
 class DepthNet(nn.Module):
     """Reduce to ``mid_channels``, then a depth branch and a context branch, each gated by the camera parameters."""
 
-    def __init__(self, in_channels: int, mid_channels: int, context_channels: int, depth_bins: int) -> None:
+    def __init__(
+        self, in_channels: int, mid_channels: int, context_channels: int, depth_bins: int, dropout: float = 0.5
+    ) -> None:
         super().__init__()
         self.reduce = nn.Sequential(
             nn.Conv2d(in_channels, mid_channels, 3, padding=1),
@@ -31,7 +33,7 @@ class DepthNet(nn.Module):
         self.context_gate = CameraGate(mid_channels)
         self.depth_layers = nn.Sequential(
             *(ResidualBlock(mid_channels, mid_channels) for _ in range(3)),
-            Aspp(mid_channels),
+            Aspp(mid_channels, dropout),
             nn.Conv2d(mid_channels, depth_bins, 1),
         )
         self.context_layers = nn.Sequential(
@@ -108,7 +110,7 @@ def sampled_deform_conv(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
 class Aspp(nn.Module):
     """Atrous spatial pyramid pooling with dilations 1, 6, 12, 18 and the global mean."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             conv_bn_relu(channels, channels, 1 if dilation == 1 else 3, dilation)
@@ -116,7 +118,7 @@ class Aspp(nn.Module):
         )
         self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(channels, channels, 1))
         self.merge = conv_bn_relu(5 * channels, channels, 1)
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         mean = F.interpolate(self.mean(x), size=x.shape[-2:], mode="bilinear", align_corners=True)

@@ -17,13 +17,14 @@ SPLITS = 4
 class Res2Fusion(nn.Module):
     """BEV maps of F frames -> 2C, 4C, 8C channels at half, quarter and eighth resolution."""
 
-    def __init__(self, channels: int, frames: int) -> None:
+    def __init__(self, channels: int, frames: int, group_width: int = 48, split_width: int = 32) -> None:
         super().__init__()
-        self.fusion = FusionLayer(channels, frames)
+        self.fusion = FusionLayer(channels, frames, group_width)
         self.out_channels = (2 * channels, 4 * channels, 8 * channels)
         widths = (channels, *self.out_channels)
         self.stages = nn.ModuleList(
-            nn.Sequential(Res2Block(a, b, stride=2), Res2Block(b, b)) for a, b in pairwise(widths)
+            nn.Sequential(Res2Block(a, b, 2, split_width), Res2Block(b, b, 1, split_width))
+            for a, b in pairwise(widths)
         )
 
     def forward(self, bev: Tensor) -> list[Tensor]:
@@ -34,9 +35,9 @@ class Res2Fusion(nn.Module):
 class FusionLayer(nn.Module):
     """Three groups of consecutive frames, fused from the oldest to the middle; the newest passes untouched."""
 
-    def __init__(self, channels: int, frames: int) -> None:
+    def __init__(self, channels: int, frames: int, base_width: int) -> None:
         super().__init__()
-        width = int(channels / 2 * 48 / 64)
+        width = int(channels / 2 * base_width / 64)
         self.reduce = nn.Sequential(
             nn.Conv2d(frames * channels, GROUPS * width, 1, groups=GROUPS, bias=False),
             nn.BatchNorm2d(GROUPS * width),
@@ -60,9 +61,9 @@ class FusionLayer(nn.Module):
 class Res2Block(nn.Module):
     """Res2Net bottleneck with four splits. With ``stride`` 2 the splits are independent and the last is pooled."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, base_width: int) -> None:
         super().__init__()
-        width = int(out_channels / 4 * 32 / 64)
+        width = int(out_channels / 4 * base_width / 64)
         self.stride = stride
         self.expand = nn.Sequential(
             nn.Conv2d(in_channels, SPLITS * width, 1, bias=False),

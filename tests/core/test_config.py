@@ -29,7 +29,8 @@ IN_A_CHECKPOINT = "ed411d3c9730d512a3ef1804f280cac889d38798b1695285367f0781a661b
 # keys that are newer than these texts, by part
 ADDED = {
     "training": "augmentation class_balanced repeat missing_lidar max_unreadable max_skipped channels_last head_scale "
-    "perspective_weight shared_run"
+    "perspective_weight shared_run depth_dropout",
+    "history": "group_width split_width",
 }
 FILES = sorted((ROOT / "config" / "model").glob("*.yaml"))
 
@@ -120,6 +121,7 @@ WRONG = {
     "negative size": ("image: {height: -32}", "'image.height' must be above 0 .*, got -32"),
     "impossible grid": ("bev: {cell: 0.7}", "bev: 2 \\* extent / cell must be a whole number"),
     "impossible depth": ("depth: {min: 60, max: 1}", "depth: needs 0 < min < max"),
+    "no width": ("{channels: 8, history: {split_width: 8}}", "8 channels leave no width to history.group_width"),
     "impossible history": ("history: {frames: 3}", "history: frames must be 0 or 2, 5, 8"),
     "unknown anchor": ("anchor_camera: CAM_TOP", "anchor_camera 'CAM_TOP' is not one of cameras"),
     "camera twice": ("cameras: [CAM_FRONT, CAM_FRONT]", "cameras must not repeat a name"),
