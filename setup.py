@@ -7,7 +7,9 @@ belong to others.
 """
 
 import os
+import re
 from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.develop import develop
@@ -46,15 +48,23 @@ def shared_files(folder):
 
 
 def other_files(package):
-    """What else than Python goes with `package`: C++ and CUDA, compiled where they are installed, and templates."""
+    """What else than Python goes with `package`: C++ and CUDA, compiled where they are installed, and what it reads."""
     found = []
     for root, _, names in sorted(os.walk(package)):
         found += [
             os.path.relpath(os.path.join(root, name), package)
             for name in sorted(names)
-            if name.endswith((".cpp", ".cu", ".h", ".cuh", ".j2")) or name == "py.typed"
+            if name.endswith((".cpp", ".cu", ".h", ".cuh", ".j2", ".zip")) or name == "py.typed"
         ]
     return found
+
+
+def description():
+    """The README without its pictures and with links into the repository as plain text: it is read elsewhere."""
+    readme = Path("README.md")
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]*\)", r"\1", text)
 
 
 def interpreter():
@@ -85,7 +95,15 @@ setup(
     name=NAME,
     version="0.2.0",
     description="BEVNeXt for ROS 2: six cameras and ego poses in, 3D boxes out",
+    long_description=description(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["ROS 2", "3D object detection", "bird's-eye view", "camera", "nuScenes"],
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2312.01696",
+        "Published weights": "https://huggingface.co/Zzxxxxxxxx/bevnext",
+    },
     maintainer="bevnext_ros contributors",
     maintainer_email="bevnext_ros@users.noreply.github.com",
     python_requires=">=3.10",
@@ -97,6 +115,7 @@ setup(
         *shared_files("config"),
         *shared_files("launch"),
         *shared_files("ros_msgs"),
+        *shared_files("weights"),
     ],
     install_requires=[
         "torch",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bevnext_core.errors import BevnextError
+from bevnext_core.resources import shared_file
 
 WEIGHTS = "weights/demo_stage2.safetensors"
 
@@ -74,17 +75,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def demo_weights(given: str | None) -> Path:
-    """The checkpoint to use: ``given``, or that of the repository.
+    """The checkpoint to use: ``given``, or that of the package.
 
     Raises:
-        BevnextError: the repository's is not there (an installed package without the checkout).
+        ConfigError: the package's is not there.
     """
     if given:
         return Path(given)
-    path = Path(__file__).resolve().parents[2] / WEIGHTS
-    if not path.is_file():
-        raise BevnextError(f"the demo's weights are missing: {path}; run from a checkout, or give --checkpoint")
-    return path
+    return shared_file(WEIGHTS)
 
 
 def _about(weights: Path, detector: Any, drive: str) -> dict[str, str]:

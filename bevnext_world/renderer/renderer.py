@@ -57,7 +57,7 @@ class Renderer:
             raise RenderError(f"supersample must be 1 or 2, not {supersample}")
         self.light = light
         self._supersample = supersample
-        self._library = _library()
+        self._library = library()
         albedo = np.ascontiguousarray(ground.albedo)
         if albedo.dtype != np.uint8 or albedo.ndim != 3 or albedo.shape[2] != 3 or not albedo.size:
             raise RenderError(
@@ -205,7 +205,8 @@ class Renderer:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """The compiled part. Raises :class:`~bevnext_core.ops.native.NativeBuildError`."""
     library = load(
         Path(__file__).with_name("renderer.cpp"),
         tuned=False,

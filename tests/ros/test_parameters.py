@@ -10,6 +10,7 @@ import yaml
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.errors import ConfigError
+from bevnext_core.resources import shared_file
 from bevnext_ros.node.parameters import (
     PARAMETERS,
     Options,
@@ -18,7 +19,6 @@ from bevnext_ros.node.parameters import (
     make_options,
     rig_cameras,
 )
-from bevnext_ros.resources import shared_file
 from tests.paths import ROOT
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the package's files are (configurations, layouts, message definitions): checkout or installed."""
+"""Where the package's files are (configurations, layouts, messages, the demo's weights): checkout or installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "bevnext_ros"
 def share_folders() -> list[Path]:
     """Folders that can hold the shared files, best first: the checkout, then installed places."""
     package = Path(__file__).resolve().parent
-    folders = [package.parent]
+    folders = [package.parent, package.parent / "share" / NAME]  # a checkout; pip install --target
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
     # pip installs beside the interpreter, colcon above lib/python3.X/site-packages
     prefixes += [str(parent) for parent in package.parents[1:5]]
