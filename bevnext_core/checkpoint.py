@@ -35,6 +35,8 @@ from bevnext_core.trained_on import NUSCENES, TrainedOn
 from bevnext_core.weights import PUBLISHED, folder, published_file
 
 FORMAT = "bevnext-1"
+TRAINING_ONLY = "training."
+"""Start of the names of entries that are no part of the network: later training takes them up again."""
 PUBLISHED_ON = TrainedOn("nuScenes v1.0-trainval, train", NUSCENES)
 
 
@@ -76,8 +78,8 @@ def load_checkpoint(path: str | Path, expected: ModelConfig | None = None) -> BE
     return model.eval()
 
 
-def read_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Configuration and weights of a checkpoint of this project."""
+def read_checkpoint(path: str | Path, training_only: bool = False) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Configuration and weights of a checkpoint of this project, or what it carries for training only."""
     path = existing_file(path)
     if is_pytorch_file(path):
         safe_torch_load(path)  # names a type that could run code; converting would be refused too
@@ -88,7 +90,8 @@ def read_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            names = [name for name in file.keys() if name.startswith(TRAINING_ONLY) == training_only]  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError, ValueError):
         what = what_it_is(path)
         if not what or "safetensors" in what:

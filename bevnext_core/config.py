@@ -213,6 +213,9 @@ class TrainingConfig:
     perspective_weight: NonNegativeFloat = 0.0
     shared_run: NonNegativeInt = 0
     depth_dropout: float = Field(0.5, ge=0, lt=1)
+    decay: Literal["constant", "cosine"] = "constant"
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_learning_rate: PositiveFloat = 0.02
 
 
 @model

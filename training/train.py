@@ -54,7 +54,8 @@ from training.data.sampler import EpochSampler  # noqa: E402
 from training.data.shared_runs import RunDataset, RunSampler, join_runs  # noqa: E402
 from training.run.ema import ModelEma  # noqa: E402
 from training.run.gradient_checkpointing import enable_checkpointing  # noqa: E402
-from training.run.initialisation import initialise  # noqa: E402
+from training.run.initialisation import initialise, load_read_out  # noqa: E402
+from training.run.optimizer import make_optimizer  # noqa: E402
 from training.run.processes import Processes, join_processes, leave_processes  # noqa: E402
 from training.run.progress import Progress  # noqa: E402
 from training.run.shared_forward import SharedForward, measure_parameters  # noqa: E402
@@ -232,11 +233,9 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
     if options.gradient_checkpointing != "off":
         enable_checkpointing(network, options.gradient_checkpointing == "published")
     forward = (SharedForward if training.shared_run else TrainingForward)(network, processes.mean).to(device).train()
-    backbone = {id(parameter) for parameter in network.backbone.parameters()}
-    ratios = (1.0, training.backbone_lr_ratio)
-    groups = [{"params": [p for p in forward.parameters() if (id(p) in backbone) == in_backbone]}
-              for in_backbone in (False, True)]
-    optimizer = torch.optim.AdamW(groups, schedule.learning_rate, weight_decay=training.weight_decay, fused=True)
+    if saved is None and forward.perspective is not None:
+        log.info("%s", load_read_out(forward.perspective, options))
+    optimizer, ratios = make_optimizer(forward, training)
     ema = ModelEma(network, training.ema_decay, training.ema_ramp, training.ema_start)
     run = Run(forward, optimizer, torch.amp.GradScaler(device.type, enabled=options.amp == "fp16"), ema)
     torch.manual_seed(options.seed + 1 + processes.rank)  # the ranks share weights but not dropout
@@ -266,8 +265,9 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
     def write_weights(name: str) -> None:
         if processes.is_main:
             origin = TrainedOn.today(f"{data.index.dataroot.name} {data.index.version}", data.index.intrinsics)
-            save_checkpoint(work_dir / f"{name}.safetensors", network.state_dict(), config, origin)
-            save_checkpoint(work_dir / f"{name}_ema.safetensors", run.ema.state, config, origin)
+            beside = forward.beside_the_network()
+            save_checkpoint(work_dir / f"{name}.safetensors", network.state_dict() | beside, config, origin)
+            save_checkpoint(work_dir / f"{name}_ema.safetensors", run.ema.state | beside, config, origin)
 
     # ---------------------------------------------------------------- the loop
     amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.amp)

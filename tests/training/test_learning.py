@@ -3,11 +3,12 @@
 
     BEVNEXT_BREAK=all .venv/bin/python -m pytest tests/training/test_learning.py
 
-breaks the training in four ways too, one at a time, and shows that the bars notice each.
+breaks the training in five ways too, one at a time, and shows that the bars notice each.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import os
@@ -62,15 +63,18 @@ BARS = {
     "mAOE": (0.0, 0.3),
     "depth": (0.0, 2.0),
     "poses": (0.0, 1e-3),
+    "read-out": (0.0, 1.5),
 }
-"""Range of each result; the last one is how far the cameras that training lifted from are from the stream's, metres.
-(Six frames can be told apart whatever their past looks like: the mAP falls with wrong poses, but not enough.)"""
+"""Range of each result. ``poses`` is how far the cameras that training lifted from are from the stream's, metres (six
+frames can be told apart whatever their past looks like: the mAP falls with wrong poses, but not enough). ``read-out``:
+by what factor the loss on the patches' classes grows where another run goes on from the weights."""
 BREAKAGES = {
     "nothing": (),
     "sign of the sub-cell offsets": ("mAP", "mATE"),
     "order of the BEV axes": ("mAP",),
     "weight of the depth loss": ("depth",),
     "poses of the history": ("poses",),
+    "read-out of the patches' classes": ("read-out",),
 }
 """What is broken, and the bars of which at least one must notice."""
 
@@ -105,6 +109,8 @@ def break_training(what: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return true(data, present, [present] * len(window), *rest)
 
         monkeypatch.setattr(TrainingDataset, "_geometry", standing)
+    elif what == "read-out of the patches' classes":
+        monkeypatch.setattr(train, "load_read_out", lambda *_: "begins anew")
     return []
 
 
@@ -167,6 +173,12 @@ def depth_error(folder: Path, checkpoint: Path) -> float:
     return float(torch.cat(differences).median())
 
 
+def patch_losses(run: Path) -> list[float]:
+    """The losses on the patches' classes that a run has logged."""
+    with (run / "curves.csv").open() as file:
+        return [float(row["perspective"]) for row in csv.DictReader(file)]
+
+
 def noticed(found: dict[str, float]) -> list[str]:
     """The bars that are missed."""
     return [name for name, (low, high) in BARS.items() if not low <= found[name] <= high]
@@ -180,7 +192,7 @@ def test_training_finds_the_objects(
 ) -> None:
     options = ["--stage", "2", "--config", str(folder / "learning.yaml"), "--dataroot", str(folder / "data")]
     options += ["--version", "v1.0-mini", "--scenes", SCENE, "--index-dir", str(folder / "index")]
-    options += ["--from-scratch", "--batch", str(FRAMES), "--workers", "0", "--device", "cpu"]
+    options += ["--batch", str(FRAMES), "--workers", "0", "--device", "cpu"]
     plain = RunDataset._sample
 
     @functools.cache  # without augmentation a run is always the same
@@ -190,10 +202,14 @@ def test_training_finds_the_objects(
     with monkeypatch.context() as patch:
         more = break_training(broken, patch)
         patch.setattr(RunDataset, "_sample", lambda data, frames, *_: SharedBatch(**vars(cached(data, frames))))
-        assert train.main([*options, "--work-dir", str(tmp_path / "run"), *more]) == 0
+        assert train.main([*options, "--from-scratch", "--work-dir", str(tmp_path / "run"), *more]) == 0
+        again = ["--fine-tune", str(tmp_path / "run" / "epoch_1.safetensors"), "--max-steps", "1"]
+        again += ["--work-dir", str(tmp_path / "again"), *more, "--set", "training.head_scale=1"]
+        assert train.main([*options, *again]) == 0
         learned = tmp_path / "run" / "epoch_1_ema.safetensors"
         poses = pose_error(folder, learned)
-    found = results(folder, learned) | {"poses": poses}
+    read_out = patch_losses(tmp_path / "again")[0] / patch_losses(tmp_path / "run")[-1]
+    found = results(folder, learned) | {"poses": poses, "read-out": read_out}
     print({name: round(value, 4) for name, value in found.items()})
     missed = noticed(found)
     if broken == "nothing":
@@ -207,6 +223,6 @@ def test_a_network_that_learned_nothing_finds_nothing(folder: Path, tmp_path: Pa
     torch.manual_seed(0)
     config = load_config(folder / "learning.yaml")
     save_checkpoint(tmp_path / "random.safetensors", BEVNeXt(config).state_dict(), config)
-    found = results(folder, tmp_path / "random.safetensors") | {"poses": 0.0}
+    found = results(folder, tmp_path / "random.safetensors") | {"poses": 0.0, "read-out": 1.0}
     assert found["mAP"] < 0.02
     assert {"mAP", "depth"} <= set(noticed(found))

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bevnext_benchmarks.synthetic_batches import synthetic_batch
+from bevnext_core.checkpoint import load_checkpoint, save_checkpoint
 from bevnext_core.config import FEATURE_STRIDE
 from bevnext_core.network.camera_geometry import CameraGeometry
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot, with_training
@@ -134,3 +136,24 @@ def test_a_run_with_it_goes_on_where_it_stopped(stage: int, tmp_path: Path) -> N
     for part in ("perspective", "model"):
         assert whole[part] and all(torch.equal(value, parts[part][name]) for name, value in whole[part].items())
     assert "perspective" in (tmp_path / "whole" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("way", ["--fine-tune", "--warm-start"])
+def test_the_read_out_goes_on_in_another_run(way: str, tmp_path: Path) -> None:
+    tiny_dataroot(tmp_path)
+    start = [a for a in arguments(tmp_path, "second", stage=1) if a != "--from-scratch"]
+    more = ["--max-steps", "1", "--set", "training.perspective_weight=2", "training.weight_decay=0"]
+    assert script.main(arguments(tmp_path, "first", *more, stage=1)) == 0
+    first = str(tmp_path / "first" / "step_1_ema.safetensors")
+    assert script.main([*start, way, first, *more, "training.learning_rate=1e-30"]) == 0
+    assert f"patches' classes goes on from {first}" in (tmp_path / "second" / "log.txt").read_text()
+    carried = load_file(first)
+    assert load_checkpoint(first).config.training.perspective_weight == 2, "what does not train takes no notice"
+    for name, value in load_file(tmp_path / "second" / "step_1.safetensors").items():
+        if name.startswith("training."):
+            torch.testing.assert_close(value, carried.pop(name), rtol=0, atol=1e-12)
+    assert not [name for name in carried if name.startswith("training.")]
+    plain = tmp_path / "plain.safetensors"
+    save_checkpoint(plain, load_checkpoint(first).state_dict(), load_checkpoint(first).config)
+    assert script.main([*start, "--work-dir", str(tmp_path / "third"), way, str(plain), *more]) == 0
+    assert "patches' classes begins anew" in (tmp_path / "third" / "log.txt").read_text()

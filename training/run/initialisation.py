@@ -13,9 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bevnext_core.checkpoint import load_checkpoint, read_checkpoint, safe_torch_load
+from bevnext_core.checkpoint import (
+    TRAINING_ONLY,
+    load_checkpoint,
+    named_checkpoint,
+    read_checkpoint,
+    safe_torch_load,
+)
 from bevnext_core.errors import CheckpointError, one_line
 from bevnext_core.network.bevnext import BEVNeXt
+from training.losses.perspective_targets import PerspectiveLoss
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 """torchvision's ``ResNet50_Weights.IMAGENET1K_V1``, the published initialisation (not ``DEFAULT``)."""
@@ -160,6 +167,24 @@ def load_same_network(network: BEVNeXt, path: str | Path) -> str:
     """
     network.load_state_dict(load_checkpoint(path, network.config).state_dict())
     return f"fine-tuning {path}: all its weights, a new schedule and optimiser"
+
+
+def load_read_out(read_out: PerspectiveLoss, options: argparse.Namespace) -> str:
+    """Go on with the read-out of the patches' classes that the last of the run's initial checkpoints carries, where
+    there is one of the same shape; a new one says nothing of use for thousands of steps, at full weight.
+
+    Returns:
+        A line that says so.
+    """
+    files = [options.fine_tune, *(options.warm_start or ()), options.init_from]
+    own = read_out.state_dict()
+    for path in filter(None, reversed(files)):
+        _, carried = read_checkpoint(named_checkpoint(path), training_only=True)
+        carried = {name.removeprefix(TRAINING_ONLY): value for name, value in carried.items()}
+        if {k: v.shape for k, v in carried.items()} == {k: v.shape for k, v in own.items()}:
+            read_out.load_state_dict(carried)
+            return f"the read-out of the patches' classes goes on from {path}"
+    return "the read-out of the patches' classes begins anew: no initial checkpoint carries one of this shape"
 
 
 @torch.no_grad()

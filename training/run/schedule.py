@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 
 from bevnext_core.config import ModelConfig, TrainingConfig
@@ -11,7 +12,7 @@ from bevnext_core.config import ModelConfig, TrainingConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate by step: linear warm-up from ``warmup_ratio`` of it, then constant.
+    """Learning rate by step: linear warm-up from ``warmup_ratio`` of it, then constant, or half a ``cosine`` to 0.
 
     (The published step policy would lower it at epoch 20, which is never reached.)
     """
@@ -21,6 +22,7 @@ class Schedule:
     epochs: int
     warmup_steps: int
     warmup_ratio: float
+    cosine: bool = False
 
     @property
     def steps(self) -> int:
@@ -30,7 +32,8 @@ class Schedule:
     def factor(self, step: int) -> float:
         """Of the learning rate at ``step``, counted from 0 over the whole run."""
         if step >= self.warmup_steps:
-            return 1.0
+            left = (self.steps - step) / max(self.steps - self.warmup_steps, 1)
+            return (1 - math.cos(math.pi * left)) / 2 if self.cosine else 1.0
         return 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio)
 
 
@@ -42,6 +45,7 @@ def make_schedule(training: TrainingConfig, samples: int, global_batch: int) -> 
         training.epochs,
         training.warmup_iterations,
         training.warmup_ratio,
+        training.decay == "cosine",
     )
 
 
@@ -74,10 +78,15 @@ def describe(config: ModelConfig, options: argparse.Namespace, ranks: int, frame
         lines.append(f"  learning rate at iteration {step}: {rate:.4g}, backbone {backbone:.4g}")
     shared = (f"; shared by runs of {training.shared_run} key frames, {options.batch // training.shared_run} in each "
               "process and step" if training.shared_run else "")
+    after = "constant after it" if training.decay == "constant" else "then half a cosine, to 0 at the last step"
+    optimizer = "AdamW"
+    if training.optimizer == "muon":
+        muon = training.muon_learning_rate * schedule.learning_rate / training.learning_rate
+        optimizer = f"Muon for convolutions (learning rate {muon:g}), AdamW for the rest"
     sync = "never" if training.sync_bn_epoch is None else f"from epoch index {training.sync_bn_epoch}"
     return lines + [
-        f"warm-up: {training.warmup_iterations} iterations, linear from {training.warmup_ratio:g}; constant after it",
-        f"AdamW: weight decay {training.weight_decay:g}, gradient norm clipped to {training.gradient_clip:g}",
+        f"warm-up: {training.warmup_iterations} iterations, linear from {training.warmup_ratio:g}; {after}",
+        f"{optimizer}: weight decay {training.weight_decay:g}, gradient norm clipped to {training.gradient_clip:g}",
         f"EMA: decay {training.ema_decay:g} * (1 - exp(-n / {training.ema_ramp})), n from {training.ema_start}",
         f"synchronised batch norm: {sync}",
         f"history: {config.history.frames} frames{shared}",

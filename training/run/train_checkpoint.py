@@ -115,7 +115,7 @@ class Run:
     """
 
     forward: TrainingForward
-    optimizer: torch.optim.Optimizer
+    optimizer: Any
     scaler: torch.amp.GradScaler
     ema: ModelEma
     step: int = 0

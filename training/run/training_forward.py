@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bevnext_core.checkpoint import TRAINING_ONLY
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
 from bevnext_core.streaming.preprocess import canvas_colors, normalize
 from training.data.dataset import Batch
@@ -33,6 +34,11 @@ class TrainingForward(nn.Module):
         self.perspective = PerspectiveLoss(network.config, weight) if weight else None
         self.maps: HeadMaps | None = None
         """Head maps of the latest forward, detached, for pictures."""
+
+    def beside_the_network(self) -> dict[str, Tensor]:
+        """What a checkpoint carries for later training beside the network: the read-out of the patches' classes."""
+        state = self.perspective.state_dict() if self.perspective is not None else {}
+        return {TRAINING_ONLY + name: value for name, value in state.items()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars by published name: ``loss_depth``, ``task0.loss_xy``, ...; the total is their plain sum.
