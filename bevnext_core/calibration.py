@@ -13,13 +13,13 @@ import numpy as np
 from bevnext_core.errors import ConfigError, FrameError
 
 DistortionPolicy = Literal["rectify", "refuse", "rectified"]
-_COEFFICIENTS = {
+COEFFICIENTS = {
     "plumb_bob": (4, 5),
     "rational_polynomial": (8, 12, 14),
     "equidistant": (4,),
     "fisheye": (4,),
 }
-
+"""How many a distortion model may have. ``fisheye`` is an older name of ``equidistant``."""
 
 _TOLERANCE = 1e-3
 """Pixels by which two calibrations of one camera may differ: what the detector allows too."""
@@ -106,11 +106,11 @@ class Rectifier:
                 f"its images are distorted ({calibration.model} {list(calibration.distortion)}); set the "
                 "parameter distortion to 'rectify', or to 'rectified' if its topic is of rectified images"
             )
-        known = _COEFFICIENTS.get(calibration.model)
+        known = COEFFICIENTS.get(calibration.model)
         if known is None or len(calibration.distortion) not in known:
             raise ConfigError(
                 f"distortion model '{calibration.model}' with {len(calibration.distortion)} coefficients is not "
-                f"known; known are {', '.join(_COEFFICIENTS)}"
+                f"known; known are {', '.join(COEFFICIENTS)}"
             )
         self._distortion = calibration.distortion
 

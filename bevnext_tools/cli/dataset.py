@@ -9,12 +9,14 @@ from pathlib import Path
 from bevnext_core.errors import BevnextError
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser, or_bag: str = "") -> None:
-    """``--dataroot`` and ``--version``; with ``or_bag`` (its help) also ``--bag`` in place of the data set."""
+def add_dataset_arguments(parser: argparse.ArgumentParser, or_bag: str = "", or_images: str = "") -> None:
+    """``--dataroot`` and ``--version``; in place of the data set ``--bag`` and ``--images``, with these helps."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataroot", metavar="DIR", help="folder of the nuScenes data set")
     if or_bag:
         source.add_argument("--bag", metavar="BAG", help=or_bag)
+    if or_images:
+        source.add_argument("--images", metavar="DIR", help=or_images)
     parser.add_argument("--version", default="v1.0-mini", help="its tables, e.g. v1.0-trainval (default: %(default)s)")
 
 

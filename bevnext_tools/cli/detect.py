@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bevnext detect``: a nuScenes data set or a bag in; submission or bag, pictures and videos out."""
+"""``bevnext detect``: a nuScenes data set, a bag or images in; submission, bag or JSON lines, pictures, videos out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
 from bevnext_core.precision import PRECISIONS
 from bevnext_tools.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
 from bevnext_tools.cli.registry import extension
-from bevnext_tools.evaluation.inference import detect_frames
+from bevnext_tools.cli.rig_options import add_rig_arguments, check_rig_arguments, rig_reader
+from bevnext_tools.evaluation.inference import FrameReader, detect_frames
 from bevnext_tools.evaluation.submission import make_submission, submission_records, write_submission
 
 
@@ -44,7 +45,12 @@ COMPUTES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    add_dataset_arguments(parser, or_bag="a ROS 2 bag with images, CameraInfo and TF, in place of a data set")
+    add_dataset_arguments(
+        parser,
+        or_bag="a ROS 2 bag with images, CameraInfo and TF, in place of a data set",
+        or_images="a folder with a folder or a video of images per camera, in place of a data set",
+    )
+    add_rig_arguments(parser)
     add = parser.add_argument
     add("--params", metavar="FILE", help="with --bag: the node's parameter file")
     add(
@@ -71,8 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "reduce-overhead (with CUDA graphs), graphs (CUDA graphs alone)",
     )
     add("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
-    add("--json-lines", action="store_true", help="write detections.jsonl too: a line of JSON per frame")
-    add("--no-pictures", action="store_true", help="write the submission only")
+    lines = "write detections.jsonl too: a line of JSON per frame (with --images always)"
+    add("--json-lines", action="store_true", help=lines)
+    add("--no-pictures", action="store_true", help="write the submission, or the lines of JSON, only")
     add("--score-threshold", type=float, default=0.3, help="lowest score drawn in pictures (default: %(default)s)")
 
 
@@ -84,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError(f"--score-threshold must be between 0 and 1, got {args.score_threshold:g}")
     if args.cuda_graphs:
         raise BevnextError("--cuda-graphs is gone: give --compile reduce-overhead")
+    check_rig_arguments(args)
     out = output_folder(args)
     if args.bag:
         return _detect_in_bag(args)
@@ -91,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
     options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
+    if args.images:
+        return _detect_in_images(args, detector, out)
     choice = {"scenes": args.scene, "split": args.split, "sweeps": args.sweeps}
     reader = NuScenesReader.of(detector.config, args.dataroot, args.version, **choice)
     wanted = {"pictures": not args.no_pictures, "json_lines": args.json_lines}
@@ -113,10 +123,31 @@ def _detector_overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _detect_in_images(args: argparse.Namespace, detector: FrameDetector, out: Path) -> int:
+    from bevnext_tools.rig.images import WithoutHistory
+
+    _refuse_choice(args, "a folder of images")
+    reader = rig_reader(args, detector.config)
+    if not args.poses:
+        print("bevnext: note: no --poses: each frame is detected by itself, without history", file=sys.stderr)
+        detector = WithoutHistory(detector)
+    wanted = {"pictures": not args.no_pictures, "json_lines": True}
+    summary = detect(reader, detector, out, score_threshold=args.score_threshold, **wanted)
+    print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'detections.jsonl'}")
+    for video in summary.videos:
+        print(f"video: {video}")
+    if remarks := reader.remarks():
+        print(f"bevnext: warning: {remarks}", file=sys.stderr)
+    return 0
+
+
+def _refuse_choice(args: argparse.Namespace, source: str) -> None:
+    if chosen := [name for name in ("scene", "split", "sweeps") if getattr(args, name)]:
+        raise BevnextError(f"--{chosen[0]} chooses from a data set; {source} is taken as a whole")
+
+
 def _detect_in_bag(args: argparse.Namespace) -> int:
-    chosen = [name for name in ("scene", "split", "sweeps") if getattr(args, name)]
-    if chosen:
-        raise BevnextError(f"--{chosen[0]} chooses from a data set; a bag is taken as a whole")
+    _refuse_choice(args, "a bag")
     return extension("detect-bag", "read bags")(
         args.bag,
         args.checkpoint,
@@ -132,7 +163,7 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
 
 
 def detect(
-    reader: NuScenesReader,
+    reader: FrameReader,
     detector: FrameDetector,
     out: Path,
     *,
@@ -142,7 +173,7 @@ def detect(
 ) -> DetectSummary:
     """Run the detector over all frames of ``reader`` and write the results below ``out``.
 
-    Writes ``submission.json`` (key frames only, as nuScenes wants it), and with ``pictures`` also
+    Writes ``submission.json`` (of nuScenes: key frames only, as it wants it), and with ``pictures`` also
     ``frames/<scene>/<nnn>.png`` and, with an H.264 encoder, ``<scene>.mp4``; with ``json_lines`` ``detections.jsonl``,
     a line per frame (:meth:`Detections.as_mapping`, and ``scene``). The detector is reset between scenes.
     A frame that cannot be read gets an empty result, is reported on stderr and counted; the others go on.
@@ -188,14 +219,15 @@ def detect(
                     summary.videos.append(video)
     if not summary.frames:
         raise DatasetError(f"none of the {len(summary.failed)} frames could be used; the first: {summary.failed[0]}")
-    write_submission(make_submission(results, reader.sample_tokens()), out / "submission.json")
+    if isinstance(reader, NuScenesReader):
+        write_submission(make_submission(results, reader.sample_tokens()), out / "submission.json")
     return summary
 
 
-def _truth(reader: NuScenesReader, ref: FrameRef, summary: DetectSummary) -> np.ndarray | None:
+def _truth(reader: FrameReader, ref: FrameRef, summary: DetectSummary) -> np.ndarray | None:
     """The annotated boxes of a key frame where there are any: they are only drawn."""
     try:
-        return reader.ground_truth(ref).boxes if ref.is_key else None
+        return reader.ground_truth(ref).boxes if ref.is_key and isinstance(reader, NuScenesReader) else None
     except DatasetError as error:
         if not summary.no_truth:
             print(f"bevnext: note: pictures without annotated boxes: {error}", file=sys.stderr)

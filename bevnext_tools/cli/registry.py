@@ -31,12 +31,13 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "detect": Command(
-        "bevnext_tools.cli.detect", "detect boxes in a nuScenes data set or a bag; write results and pictures"
+        "bevnext_tools.cli.detect", "detect boxes in a nuScenes data set, a bag or images; write results and pictures"
     ),
     "evaluate": Command("bevnext_tools.cli.evaluate", "score a network or detections with the nuScenes metric"),
     "import-checkpoint": Command("bevnext_tools.cli.import_checkpoint", "convert a published .pth file"),
     "weights": Command("bevnext_tools.cli.weights", "list or fetch the published weights; accept their terms of use"),
     "config": Command("bevnext_tools.cli.config", "print or check a model configuration"),
+    "rig": Command("bevnext_tools.cli.rig", "own cameras: rig.yaml from a calibration, examples"),
     "check-calibration": Command(
         "bevnext_tools.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
     ),

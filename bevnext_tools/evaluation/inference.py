@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections, FrameDetector
@@ -19,6 +19,18 @@ if TYPE_CHECKING:  # the detector takes torch, which a command may not need
     from bevnext_core.detector import Detector
 
 Mode = Literal["window", "streaming"]
+
+
+class FrameReader(Protocol):
+    """What gives frames, scene by scene: :class:`NuScenesReader`, or one of other files."""
+
+    scenes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def refs(self, scene: str) -> tuple[FrameRef, ...]: ...
+
+    def load(self, ref: FrameRef) -> CameraFrame: ...
 
 
 class Detected(NamedTuple):
@@ -33,7 +45,7 @@ class Detected(NamedTuple):
 
 def detect_frames(
     detector: FrameDetector,
-    reader: NuScenesReader,
+    reader: FrameReader,
     scene: str,
     window: Callable[[list[CameraFrame]], Detections] | None = None,
 ) -> Iterator[Detected]:

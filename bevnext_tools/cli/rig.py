@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bevnext rig``: make a file of one's own cameras from other calibrations, and see whether it is right."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from bevnext_core.errors import BevnextError
+from bevnext_tools.cli.dataset import add_output_arguments, output_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The commands below it, with their options."""
+    commands = parser.add_subparsers(dest="part", required=True, metavar="COMMAND")
+    _import_arguments(commands.add_parser("import", help="write rig.yaml from a calibration of ROS, kalibr, nuScenes"))
+    _example_arguments(commands.add_parser("example", help="write a nuScenes scene as rig.yaml, images and poses"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises BevnextError."""
+    return {"import": _import, "example": _example}[args.part](args)
+
+
+def _scene_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", default="v1.0-mini", help="of --dataroot: its tables (default: %(default)s)")
+    parser.add_argument("--scene", metavar="NAME", help="of --dataroot (default: its first)")
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    info = "YAML files as ROS' camera_calibration writes them; the name is otherwise the file's camera_name"
+    source.add_argument("--camera-info", nargs="+", metavar="[NAME=]FILE", help=info)
+    source.add_argument("--kalibr", metavar="FILE", help="a camchain of kalibr")
+    source.add_argument("--dataroot", metavar="DIR", help="a data set in the nuScenes format")
+    _scene_arguments(parser)
+    slot = "the network's camera that one takes the place of (default: by its name, such as front_left)"
+    add("--slot", action="append", default=[], metavar="NAME=SLOT", help=slot)
+    add("--vehicle-from-camera", action="append", default=[], metavar="'NAME=x y z qx qy qz qw'",
+        help="with --camera-info: where a camera sits; without it the file has a gap to fill in")  # fmt: skip
+    add("--vehicle-from-cam0", metavar="'x y z qx qy qz qw'", help="with --kalibr: where its first camera sits")
+    add("--names", metavar="A,B,...", help="with --kalibr: names of its cameras, in order (default: cam0,cam1,...)")
+    add("--out", required=True, metavar="FILE", help="the rig file; one that is there is replaced")
+
+
+def _example_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataroot", required=True, metavar="DIR", help="a data set in the nuScenes format")
+    _scene_arguments(parser)
+    parser.add_argument("--sweeps", action="store_true", help="every camera record (12 Hz), not only key frames")
+    add_output_arguments(parser, "rig.yaml, images/ and poses.tum")
+
+
+def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
+    """``NAME=VALUE`` options as a mapping."""
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, is_there, value = text.partition("=")
+        if not is_there or not name or name in pairs:
+            raise BevnextError(f"{option} must be NAME=VALUE, each name once, got '{text}'")
+        pairs[name] = value
+    return pairs
+
+
+def _import(args: argparse.Namespace) -> int:
+    from bevnext_tools.rig import imports
+    from bevnext_tools.rig.file import PLACEHOLDER, write_rig
+
+    slots = _pairs(args.slot, "--slot")
+    placed = {
+        name: imports.pose_of(text, f"--vehicle-from-camera {name}")
+        for name, text in _pairs(args.vehicle_from_camera, "--vehicle-from-camera").items()
+    }
+    if args.camera_info:
+        cameras = imports.from_camera_info(imports.named_files(args.camera_info), slots, placed)
+        note = "from camera_info files: " + ", ".join(Path(text.split("=")[-1]).name for text in args.camera_info)
+    elif args.kalibr:
+        if not args.vehicle_from_cam0:
+            raise BevnextError(
+                "--kalibr needs --vehicle-from-cam0 'x y z qx qy qz qw': a camchain knows only how its cameras sit to "
+                "each other"
+            )
+        cam0 = imports.pose_of(args.vehicle_from_cam0, "--vehicle-from-cam0")
+        names = args.names.split(",") if args.names else []
+        cameras, note = imports.from_kalibr(args.kalibr, cam0, names, slots), f"from {Path(args.kalibr).name} of kalibr"
+    else:
+        reader, scene = _scene(args)
+        cameras, note = imports.from_nuscenes(reader, scene), f"from nuScenes, {scene}"
+    names = [camera["name"] for camera in cameras]
+    for option, given in (("--slot", slots), ("--vehicle-from-camera", placed)):
+        if unknown := set(given) - set(names):
+            raise BevnextError(f"{option} names '{min(unknown)}', which is no camera; there are {', '.join(names)}")
+    write_rig(args.out, cameras, note)
+    gaps = [f"{c['name']}: {key}" for c in cameras for key, value in c.items() if value == PLACEHOLDER]
+    print(f"{len(cameras)} cameras -> {args.out}" + (f"; fill in {', '.join(gaps)}" if gaps else ""))
+    return 0
+
+
+def _scene(args: argparse.Namespace, sweeps: bool = False):  # type: ignore[no-untyped-def]
+    from bevnext_core.datasets.nuscenes import NuScenesReader
+
+    reader = NuScenesReader(args.dataroot, args.version, scenes=args.scene and [args.scene], sweeps=sweeps)
+    return reader, reader.scenes[0]
+
+
+def _example(args: argparse.Namespace) -> int:
+    from bevnext_tools.rig.imports import write_example
+
+    out = output_folder(args)
+    reader, scene = _scene(args, args.sweeps)
+    count = write_example(reader, scene, out)
+    options = f"--images {out}/images --rig {out}/rig.yaml --poses {out}/poses.tum"
+    print(f"{scene}: {count} images -> {out}; to detect: bevnext detect {options} --checkpoint FILE --out DIR")
+    return 0

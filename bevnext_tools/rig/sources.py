@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a camera's images are: a folder of files, or a video; each image with its stamp."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
+from bevnext_core.images import read_image
+from bevnext_tools.rig.stamps import rows, stamp_in_name, stamp_ns
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")
+
+
+class Folder:
+    """Image files of one camera, in the order of their stamps (``stamps_ns``)."""
+
+    def __init__(self, camera: str, files: list[Path], stamps: list[int]) -> None:
+        order = sorted(range(len(files)), key=lambda index: stamps[index])
+        self.camera = camera
+        self.files = [files[index] for index in order]
+        self.stamps_ns = [stamps[index] for index in order]
+
+    def read(self, index: int) -> np.ndarray:
+        """``[H, W, 3]`` uint8 RGB. Raises FrameError."""
+        return read_image(self.files[index], self.camera)
+
+    def where(self, index: int) -> str:
+        """What an image is called."""
+        return str(self.files[index])
+
+
+class Video:
+    """The frames of a video of one camera. They are decoded one after another: going back begins anew."""
+
+    def __init__(self, camera: str, path: Path, stamps: list[int]) -> None:
+        self.camera, self.path, self.stamps_ns = camera, path, stamps
+        self._frames = _decoded(path)
+        self._next = 0
+        self._last: tuple[int, np.ndarray] | None = None
+        self._end = len(stamps), ""  # the first frame that cannot be had, and why
+
+    def read(self, index: int) -> np.ndarray:
+        """``[H, W, 3]`` uint8 RGB. Raises FrameError."""
+        if self._last is not None and self._last[0] == index:
+            return self._last[1]
+        if index < self._next:
+            self._frames, self._next = _decoded(self.path), 0
+        while self._next <= index < self._end[0]:
+            try:
+                image = next(self._frames)
+            except (StopIteration, _av().FFmpegError, OSError, ValueError) as error:
+                why = one_line(error) if str(error) else "the video ends before"
+                self._end = self._next, why
+                break
+            self._last, self._next = (self._next, image), self._next + 1
+        if index >= self._end[0]:
+            raise FrameError(f"{self.camera}: {self.where(index)} cannot be decoded: {self._end[1]}")
+        assert self._last is not None
+        return self._last[1]
+
+    def where(self, index: int) -> str:
+        """What an image is called."""
+        return f"{self.path}, frame {index}"
+
+
+Source = Folder | Video
+
+
+def open_source(folder: Path, camera: str, rate: float | None) -> Source:
+    """The images of ``camera`` below ``folder``.
+
+    Stamps are, the first that there is: number / ``rate``; ``CAMERA.txt`` with a line ``stamp`` per image, in order, or
+    ``stamp file``; those in the files' names, or of the video.
+
+    Raises:
+        DatasetError: there are no images, or no stamps, or two have the same.
+    """
+    directory = folder / camera
+    listed = folder / f"{camera}.txt"
+    if directory.is_dir():
+        files = [path for path in directory.iterdir() if path.suffix.lower() in IMAGES and path.name[0] != "."]
+        files.sort(key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)])
+        if not files:
+            raise DatasetError(f"{directory}: no images of camera '{camera}' (files {', '.join(IMAGES)})")
+        if rate is None and listed.is_file():
+            files, stamps = _listed(listed, files)
+        else:
+            stamps = _by_rate(len(files), rate) if rate else [_named(path, listed) for path in files]
+        return _ascending(Folder(camera, files, stamps))
+    videos = [folder / f"{camera}{end}" for end in VIDEOS if (folder / f"{camera}{end}").is_file()]
+    if not videos:
+        there = ", ".join(sorted(path.name for path in folder.iterdir() if path.name[0] != ".")) or "nothing"
+        raise DatasetError(
+            f"no images of camera '{camera}': neither a folder {directory} nor a video {directory}.mp4; "
+            f"{folder} holds {there[:300]}"
+        )
+    stamps = _video_stamps(videos[0])
+    if rate:
+        stamps = _by_rate(len(stamps), rate)
+    elif listed.is_file():
+        stamps = _counted(listed, len(stamps), f"{videos[0]} has {len(stamps)} frames")
+    return _ascending(Video(camera, videos[0], stamps))
+
+
+def _ascending(source: Source) -> Source:
+    for index, (before, after) in enumerate(zip(source.stamps_ns, source.stamps_ns[1:])):
+        if after <= before:
+            pair = f"{source.where(index)} and {source.where(index + 1)}"
+            raise DatasetError(f"camera '{source.camera}': the stamps of {pair} do not grow ({before}, {after} ns)")
+    return source
+
+
+def _by_rate(count: int, rate: float) -> list[int]:
+    return [round(index * 1e9 / rate) for index in range(count)]
+
+
+def _named(path: Path, listed: Path) -> int:
+    stamp = stamp_in_name(path.stem)
+    if stamp is None:
+        raise DatasetError(
+            f"{path}: its name holds no stamp (a time since 1970 in s, ms, us or ns): write {listed} with a line "
+            "'stamp file' per image, or give --rate for images that were all taken in step"
+        )
+    return stamp
+
+
+def _counted(listed: Path, count: int, there: str) -> list[int]:
+    """The stamps of a file of one stamp a line."""
+    stamps = []
+    for number, parts in rows(listed, "file of stamps"):
+        stamp = stamp_ns(parts[0]) if len(parts) == 1 else None
+        if stamp is None:
+            raise DatasetError(f"{listed}, line {number}: expected a stamp, got '{' '.join(parts)[:80]}'")
+        stamps.append(stamp)
+    if len(stamps) != count:
+        raise DatasetError(f"{listed} has {len(stamps)} stamps, but {there}")
+    return stamps
+
+
+def _listed(listed: Path, files: list[Path]) -> tuple[list[Path], list[int]]:
+    """The files that a file of stamps names, and their stamps; all files in order where it names none."""
+    lines = rows(listed, "file of stamps")
+    if all(len(parts) == 1 for _, parts in lines):
+        return files, _counted(listed, len(files), f"{files[0].parent} has {len(files)} images")
+    known = {path.name: path for path in files}
+    chosen, stamps = [], []
+    for number, parts in lines:
+        stamp, name = stamp_ns(parts[0]), Path(parts[-1]).name
+        if stamp is None or len(parts) != 2:
+            raise DatasetError(f"{listed}, line {number}: expected 'stamp file', got '{' '.join(parts)[:80]}'")
+        if name not in known:
+            raise DatasetError(f"{listed}, line {number}: there is no image {files[0].parent / name}")
+        chosen.append(known[name])
+        stamps.append(stamp)
+    return chosen, stamps
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise BevnextError(f"reading videos needs the package av: pip install av ({one_line(error)})") from None
+    return av
+
+
+def _video_stamps(path: Path) -> list[int]:
+    """When the frames of a video are shown, nanoseconds from its beginning, by the container: nothing is decoded."""
+    try:
+        with _av().open(str(path)) as container:
+            stream = container.streams.video[0]
+            shown = sorted(p.pts for p in container.demux(stream) if p.pts is not None)
+            unit = stream.time_base
+    except (_av().FFmpegError, OSError, ValueError, IndexError) as error:
+        raise DatasetError(f"{path}: cannot be read as a video: {one_line(error)}") from None
+    if not shown:
+        raise DatasetError(f"{path}: the video has no frames")
+    return [round((pts - shown[0]) * unit * 10**9) for pts in shown]
+
+
+def _decoded(path: Path) -> Iterator[np.ndarray]:
+    with _av().open(str(path)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")

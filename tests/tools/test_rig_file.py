@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``rig.yaml``, stamps and poses: what is wrong is one line that names file, camera, key and value."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from bevnext_core.config import ModelConfig
+from bevnext_core.errors import ConfigError, DatasetError
+from bevnext_core.geometry import rigid
+from bevnext_tools.rig.file import PLACEHOLDER, load_rig, write_rig
+from bevnext_tools.rig.stamps import Poses, seconds, stamp_in_name, stamp_ns
+from tests.own_rig import rig_mapping
+
+
+def written(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The rig's file after ``change(its second camera, "left")``."""
+    mapping = rig_mapping()
+    change(mapping["cameras"][1])
+    path = tmp_path / "rig.yaml"
+    path.write_text(yaml.safe_dump(mapping))
+    return path
+
+
+def test_values_are_read_exactly(tmp_path: Path) -> None:
+    mapping = rig_mapping()
+    mapping["cameras"][0]["vehicle_from_camera"]["translation"] = [1 / 3, -1e-5, 1.5]
+    mapping["cameras"][0]["distortion"] = {"model": "plumb_bob", "coefficients": [1e-7, -0.25, 0.0, 0.1 + 0.2]}
+    write_rig(tmp_path / "rig.yaml", mapping["cameras"], "made")
+    rig = load_rig(tmp_path / "rig.yaml")
+    first = rig.cameras[0]
+    assert first.distortion.coefficients == (1e-7, -0.25, 0.0, 0.1 + 0.2)
+    x, y, z, w = mapping["cameras"][0]["vehicle_from_camera"]["quaternion_xyzw"]
+    expected = rigid(np.array([w, x, y, z]), np.array([1 / 3, -1e-5, 1.5]))
+    assert (first.vehicle_from_camera.matrix == expected).all()
+    # the optical axis of the front camera is the vehicle's x, its y points down
+    np.testing.assert_allclose(expected[:3, :3] @ [[0, 0], [0, 1], [1, 0]], [[1, 0], [0, 0], [0, -1]], atol=1e-12)
+    assert rig.anchor_for(ModelConfig(), "rig.yaml") is first
+    assert first.calibration.intrinsics.tolist() == [[126, 0, 80], [0, 127, 45], [0, 0, 1]]
+
+
+def test_a_matrix_says_the_same_as_a_quaternion(tmp_path: Path) -> None:
+    quaternion = load_rig(written(tmp_path, lambda camera: None)).cameras[1].vehicle_from_camera.matrix
+    rows = quaternion[:3, :3].tolist()
+    placed = {"translation": [1.5, 0.0, 1.5], "rotation": rows}
+    path = written(tmp_path, lambda camera: camera.update(vehicle_from_camera=placed))
+    np.testing.assert_array_equal(load_rig(path).cameras[1].vehicle_from_camera.matrix, quaternion)
+
+
+def placed(**values: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda camera: camera["vehicle_from_camera"].update(values)
+
+
+def turned(rows: list[list[float]]) -> Callable[[dict[str, Any]], object]:
+    place = {"translation": [0, 0, 1.5], "rotation": rows}
+    return lambda camera: camera.update(vehicle_from_camera=place)
+
+
+MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "unknown": (lambda c: c.update(fov=90), "unknown key 'fov'; known are: name, slot, size, intrinsics"),
+    "typo": (lambda c: c["intrinsics"].update(fX=1), "unknown key 'fX' in 'intrinsics'"),
+    "missing": (lambda c: c.pop("size"), "'size' is missing"),
+    "missing inside": (lambda c: c["intrinsics"].pop("cy"), "'intrinsics.cy' is missing"),
+    "text": (lambda c: c["intrinsics"].update(fx="wide"), "'intrinsics.fx' must be a number, got 'wide'"),
+    "nan": (lambda c: c["intrinsics"].update(cx=float("nan")), "'intrinsics.cx' must be a finite number, got nan"),
+    "negative": (lambda c: c["intrinsics"].update(fx=-3.0), "'intrinsics.fx' must be above 0, got -3.0"),
+    "size": (lambda c: c.update(size=[160]), "size must be [width, height], got [160]"),
+    "other size": (lambda c: c["intrinsics"].update(cx=812.0), "(cx 812, cy 45), far outside of an image of 160x90"),
+    "model": (lambda c: c.update(distortion={"model": "fov"}), "'distortion.model' must be one of none, plumb_bob"),
+    "coefficients": (
+        lambda c: c.update(distortion={"model": "equidistant", "coefficients": [0.1, 0.2]}),
+        "distortion: coefficients must be 4 numbers for equidistant, got 2",
+    ),
+    "millimetres": (placed(translation=[1500, 0, 1200]), "translation [1500.0, 0.0, 1200.0] is more than 30 m"),
+    "two": (placed(translation=[1, 2]), "translation must be 3 numbers (x, y, z in metres), got [1.0, 2.0]"),
+    "quaternion": (placed(quaternion_xyzw=[1, 1, 0, 0]), "must be 4 numbers (x, y, z, w) of norm 1, got [1.0, 1.0,"),
+    "both": (placed(rotation=[[1, 0, 0], [0, 1, 0], [0, 0, 1]]), "quaternion_xyzw (x, y, z, w) or rotation"),
+    "mirror": (turned([[1, 0, 0], [0, 1, 0], [0, 0, -1]]), "is no rotation: its rows must be orthonormal"),
+    "scaled": (turned([[2, 0, 0], [0, 1, 0], [0, 0, 1]]), "rotation [[2.0, 0.0, 0.0], "),
+    "rows": (turned([[1, 0, 0], [0, 1, 0]]), "rotation must be 3 rows of 3 numbers"),
+    "place": (lambda c: c.update(vehicle_from_camera=PLACEHOLDER), "'vehicle_from_camera' is still FILL_IN, as an"),
+    "slot": (lambda c: c.update(slot=PLACEHOLDER), "'slot' is still FILL_IN, as an import left it: name the network"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_one_line_with_file_camera_key_and_value(kind: str, tmp_path: Path) -> None:
+    change, message = MISTAKES[kind]
+    path = written(tmp_path, change)
+    with pytest.raises(ConfigError) as error:
+        load_rig(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: camera 'left': ") and message in text and "\n" not in text, text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("cameras"), "'cameras' is missing"),
+        (lambda m: m.update(cameras=[]), "cameras must not be empty"),
+        (lambda m: m["cameras"][1].update(name="front"), "two cameras have the name 'front'"),
+        (lambda m: m["cameras"][1].update(slot="CAM_FRONT"), "two cameras have the slot 'CAM_FRONT'"),
+        (lambda m: m["cameras"][1].update(name="../x"), "name '../x' must be of letters, digits"),
+        (lambda m: m.update(anchor="top"), "anchor 'top' is no camera; there are front, left, right, back"),
+        (lambda m: m["cameras"].append(3), "camera 5: the file must be a mapping, got int"),
+    ],
+)
+def test_a_mistake_in_the_whole(change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path) -> None:
+    mapping = copy.deepcopy(rig_mapping())
+    change(mapping)
+    path = tmp_path / "rig.yaml"
+    path.write_text(yaml.safe_dump(mapping))
+    with pytest.raises(ConfigError) as error:
+        load_rig(path)
+    assert str(error.value).startswith(f"{path}: ") and message in str(error.value), error.value
+
+
+def test_the_rig_must_fit_the_network(tmp_path: Path) -> None:
+    rig = load_rig(written(tmp_path, lambda camera: camera.update(slot="LEFT")))
+    with pytest.raises(ConfigError, match="camera 'left': slot 'LEFT' is none of the network's cameras: CAM_"):
+        rig.anchor_for(ModelConfig(), "rig.yaml")
+    mapping = rig_mapping()
+    mapping["cameras"].pop(0)
+    (tmp_path / "rig.yaml").write_text(yaml.safe_dump(mapping))
+    with pytest.raises(ConfigError, match=r"no camera has the slot CAM_FRONT, .* with the key 'anchor'"):
+        load_rig(tmp_path / "rig.yaml").anchor_for(ModelConfig(), "rig.yaml")
+    (tmp_path / "rig.yaml").write_text(yaml.safe_dump({**mapping, "anchor": "back"}))
+    assert load_rig(tmp_path / "rig.yaml").anchor_for(ModelConfig(), "rig.yaml").name == "back"
+
+
+def test_stamps_are_exact_in_every_unit() -> None:
+    exact = 1_533_151_603_512_404_123
+    for text in ("1533151603512404123", "1533151603.512404123"):
+        assert stamp_ns(text) == exact
+    assert stamp_ns("1533151603512404") == 1_533_151_603_512_404_000
+    assert stamp_ns("1533151603512") == 1_533_151_603_512_000_000
+    assert stamp_ns("1533151603") == 1_533_151_603_000_000_000
+    assert stamp_ns("12.5") == 12_500_000_000 and stamp_ns("12") == 12_000_000_000
+    assert stamp_ns(seconds(exact)) == exact and seconds(12_000_000_001) == "12.000000001"
+    for wrong in ("", "front", "nan", "-1", "15331516035", "1e30"):
+        assert stamp_ns(wrong) is None, wrong
+
+
+def test_stamps_in_names() -> None:
+    nuscenes = "n008-2018-08-01-15-16-36-0400__CAM_FRONT__1533151603512404"
+    assert stamp_in_name(nuscenes) == 1_533_151_603_512_404_000
+    assert stamp_in_name("1305031102.175304") == 1_305_031_102_175_304_000
+    assert stamp_in_name("12.500000000") == 12_500_000_000
+    for number in ("000001", "0000000001", "frame_12", "v1.2_0003"):
+        assert stamp_in_name(number) is None, number
+
+
+POSES = "# a comment\n1700000000.0 0 0 0 0 0 0 1\n\n1700000001.0,10,2,0,0,0,0.7071067811865476,0.7071067811865476\n"
+
+
+def test_poses_are_exact_at_their_stamps_and_interpolated_between(tmp_path: Path) -> None:
+    (tmp_path / "poses.tum").write_text(POSES)
+    poses = Poses(tmp_path / "poses.tum")
+    start, second = 1_700_000_000 * 10**9, 10**9
+    assert poses.at(start - 1) is None and poses.at(start + second + 1) is None
+    end = poses.at(start + second)
+    assert end is not None
+    assert (end == rigid(np.array([0.7071067811865476, 0, 0, 0.7071067811865476]), np.array([10.0, 2, 0]))).all()
+    middle = poses.at(start + second // 2)
+    assert middle is not None
+    c = np.cos(np.pi / 4)
+    np.testing.assert_allclose(middle[:3, :3], [[c, -c, 0], [c, c, 0], [0, 0, 1]], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no poses; each line is: stamp x y z qx qy qz qw"),
+        ("1 2 3 4 5 6 7\n", "line 1: expected the 8 numbers stamp x y z qx qy qz qw, got '1 2 3 4 5 6 7'"),
+        ("time x y z qx qy qz qw\n", "line 1: expected the 8 numbers"),
+        ("#\n1.0 0 0 0 0 0 0 2\n", "line 2: needs finite numbers and a quaternion qx qy qz qw of norm 1, got 0 0 0 0"),
+        ("1.0 nan 0 0 0 0 0 1\n", "line 1: needs finite numbers"),
+        ("2.0 0 0 0 0 0 0 1\n1.0 0 0 0 0 0 0 1\n", "line 2: the stamp 1.0 is not later than that before"),
+    ],
+)
+def test_wrong_poses(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "poses.tum"
+    path.write_text(text)
+    with pytest.raises(DatasetError) as error:
+        Poses(path)
+    assert str(path) in str(error.value) and message in str(error.value)
