@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from bevnext_benchmarks.report import quartiles, spread
 from bevnext_core.files import Parser
-from bevnext_core.threads import WAITING, usable_cores
+from bevnext_tools.threads import WAITING, usable_cores
 
 WAYS: dict[str, dict[str, str]] = {"unset": {}, "active": {"OMP_WAIT_POLICY": "active"}, "passive": WAITING}
 
@@ -67,7 +67,7 @@ def measured(args: argparse.Namespace, settings: dict[str, str]) -> list[float]:
 def steps(checkpoint: str, warmup: int, count: int, seconds: float) -> Iterator[float]:
     """Seconds of each of ``count`` steps after the first ``warmup``; none begins after so many ``seconds`` of them."""
     from bevnext_core.detector import Detector
-    from bevnext_core.export.noise_drive import drive_frame
+    from bevnext_tools.export.noise_drive import drive_frame
 
     detector = Detector.from_checkpoint(checkpoint)
     total = 0.0

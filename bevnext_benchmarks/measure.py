@@ -23,10 +23,10 @@ import bevnext_core.detector as detector_module
 from bevnext_benchmarks.random_network import random_network
 from bevnext_core.config import ModelConfig
 from bevnext_core.detector import Detector, DetectorOptions
-from bevnext_core.export.noise_drive import drive_frame
 from bevnext_core.ops.bev_pool import plain as bev_pool
 from bevnext_core.ops.crf import plain as crf
 from bevnext_core.precision import AnyPrecision
+from bevnext_tools.export.noise_drive import drive_frame
 
 MODES = ("streaming", "window", "single")
 STAGES = ("encode", "plan", "lift", "detect", "decode")

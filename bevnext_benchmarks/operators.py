@@ -21,11 +21,11 @@ from torch.utils.benchmark import Compare, Measurement, Timer
 
 from bevnext_core.config import ModelConfig, published_config
 from bevnext_core.device import machine
-from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.network.crf import color_kernel
 from bevnext_core.network.view_transform import ViewTransform
 from bevnext_core.ops.bev_pool import bev_pool, bev_pool_form, bev_pool_plain
 from bevnext_core.ops.crf import mean_field, mean_field_form, mean_field_plain
+from bevnext_tools.export.noise_drive import network_inputs
 
 WAYS = {"forward": False, "forward and backward": True}
 METRES_PER_FRAME = 5.0  # half a second at 10 m/s

@@ -21,11 +21,11 @@ from torch.utils.benchmark import Measurement, Timer
 from bevnext_benchmarks.random_network import add_network_arguments, chosen_network
 from bevnext_core.device import machine
 from bevnext_core.errors import BevnextError
-from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.export.package import example_inputs
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.inference import for_inference
 from bevnext_core.network.programs import DetectProgram, EncodeProgram
+from bevnext_tools.export.noise_drive import network_inputs
 from bevnext_tools.export.onnx import export_onnx, onnx_inputs
 
 PARTS = {"encode": EncodeProgram, "detect": DetectProgram}

@@ -10,8 +10,8 @@ from torch import nn
 
 from bevnext_core.checkpoint import load_checkpoint
 from bevnext_core.config import ModelConfig, config_from_mapping, load_config, published_config
-from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_tools.export.noise_drive import network_inputs
 
 TINY = config_from_mapping(
     {

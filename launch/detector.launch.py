@@ -23,8 +23,8 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
-from bevnext_core.threads import WAITING
 from bevnext_ros import launch_arguments as given
+from bevnext_tools.threads import WAITING
 from launch import LaunchDescription
 
 SHARE = get_package_share_directory("bevnext_ros")

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bevnext_core.files import atomic_path
-from bevnext_core.threads import usable_cores
+from bevnext_tools.threads import usable_cores
 from bevnext_world.demo.drive import IMAGE_SIZE, PACKED, PACKED_KEY_FRAMES, SEED, SPLIT
 from bevnext_world.recording.generate import PARTS, Order, generate
 

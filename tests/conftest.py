@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bevnext_core.threads import prepare_threads
+from bevnext_tools.threads import prepare_threads
 
 prepare_threads()  # once, before torch: what a test's program sets later is set already
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run from a source tree, without installing
     sys.path.insert(0, str(ROOT))
 
-from bevnext_core.threads import prepare_threads  # noqa: E402
+from bevnext_tools.threads import prepare_threads  # noqa: E402
 
 if __name__ == "__main__":  # before PyTorch is imported
     prepare_threads()

@@ -28,7 +28,7 @@ if str(ROOT) not in sys.path:  # run from a source tree, without installing
 
 from bevnext_core.config import ModelConfig, config_to_mapping  # noqa: E402
 from bevnext_core.errors import BevnextError, DatasetError, one_line  # noqa: E402
-from bevnext_core.threads import prepare_threads  # noqa: E402
+from bevnext_tools.threads import prepare_threads  # noqa: E402
 from training.run.options import parse_arguments, resolve_config  # noqa: E402
 from training.run.schedule import describe, make_schedule  # noqa: E402
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bevnext_core.files import Parser
-from bevnext_core.threads import prepare_threads
+from bevnext_tools.threads import prepare_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 # setuptools comes with torch, whose torch.utils.benchmark imports it.

@@ -26,7 +26,6 @@ from bevnext_benchmarks.measure import COMPONENTS, STAGES, component_seconds, pe
 from bevnext_benchmarks.random_network import random_network
 from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import one_line
-from bevnext_core.export.noise_drive import drive_frame, network_inputs
 from bevnext_core.export.package import ExportedNetwork, export_package, load_package
 from bevnext_core.images import decode_image
 from bevnext_core.network.bevnext import BEVNeXt
@@ -34,6 +33,7 @@ from bevnext_core.network.inference import autocast, for_inference
 from bevnext_core.precision import Precision, ieee_fp32
 from bevnext_core.streaming.decode import BoxSet, boxes_from_maps
 from bevnext_tools.cli.export import LIMITS, largest_difference
+from bevnext_tools.export.noise_drive import drive_frame, network_inputs
 from tests.paths import BUNDLED
 from tests.published import build, from_bottom_center, geometry_from, load_reference, rms_error, window_inputs
 

@@ -21,7 +21,7 @@ from torch.utils.benchmark import Measurement, Timer
 from bevnext_benchmarks.environment import environment
 from bevnext_benchmarks.random_network import TINY
 from bevnext_core.config import ModelConfig, published_config
-from bevnext_core.export import noise_drive
+from bevnext_tools.export import noise_drive
 
 
 @dataclass

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from bevnext_core.resources import shared_file
+from bevnext_tools.resources import shared_file
 
 
 @cache

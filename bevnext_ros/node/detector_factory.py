@@ -8,8 +8,8 @@ from typing import Any
 from bevnext_core.checkpoint import named_checkpoint
 from bevnext_core.config import load_config
 from bevnext_core.errors import CheckpointError
-from bevnext_core.threads import use_threads
 from bevnext_ros.node.parameters import Options
+from bevnext_tools.threads import use_threads
 
 
 def make_detector(options: Options, checkpoint: str = "", device: str = "") -> Any:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from bevnext_core.errors import BevnextError, one_line
-from bevnext_core.threads import prepare_threads
+from bevnext_tools.threads import prepare_threads
 
 _STOP_SECONDS = 3.0
 """How long a running inference may go on after a signal; ``ros2 launch`` repeats its own after five."""

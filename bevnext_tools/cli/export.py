@@ -13,12 +13,12 @@ import torch
 from bevnext_core.checkpoint import load_checkpoint
 from bevnext_core.device import find_device
 from bevnext_core.errors import BevnextError
-from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.export.package import ExportedNetwork, example_inputs, export_package, load_package
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import autocast
 from bevnext_core.precision import PRECISIONS, ieee_fp32, precision_text, resolve_precision
+from bevnext_tools.export.noise_drive import network_inputs
 
 LIMITS = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 """Largest relative L2 difference to the eager network that a package may have, by precision."""

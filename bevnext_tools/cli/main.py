@@ -17,9 +17,9 @@ from typing import Any
 
 from bevnext_core.errors import BevnextError, one_line
 from bevnext_core.files import Parser
-from bevnext_core.threads import prepare_threads, use_threads
 from bevnext_tools.cli import registry
 from bevnext_tools.cli.registry import COMMANDS
+from bevnext_tools.threads import prepare_threads, use_threads
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130

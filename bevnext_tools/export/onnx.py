@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 import bevnext_core.network.crf as crf_module
-from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.export.package import ExportError, example_inputs
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras
 from bevnext_core.network.camera_geometry import CameraGeometry
@@ -26,6 +25,7 @@ from bevnext_core.network.inference import autocast, for_inference
 from bevnext_core.network.programs import MAPS, EncodeProgram, flat_maps
 from bevnext_core.ops.crf.plain import mean_field_plain
 from bevnext_core.precision import Precision
+from bevnext_tools.export.noise_drive import network_inputs
 
 OPSET = 20
 LIFTED_VALUES = 2**24

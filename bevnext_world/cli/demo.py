@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bevnext_core.errors import BevnextError
-from bevnext_core.resources import shared_file
+from bevnext_tools.resources import shared_file
 
 WEIGHTS = "weights/demo_stage2.safetensors"
 

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from bevnext_core.threads import usable_cores
+    from bevnext_tools.threads import usable_cores
     from bevnext_world.recording.generate import Order, generate
     from bevnext_world.recording.splits import SPLITS
 

@@ -67,7 +67,7 @@ def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Dri
     from tqdm import tqdm
 
     from bevnext_core.files import cache_directory, user_path
-    from bevnext_core.threads import usable_cores
+    from bevnext_tools.threads import usable_cores
     from bevnext_world.recording.generate import generate
     from bevnext_world.recording.splits import SPLITS, WORLD_VERSION, scene_names
     from bevnext_world.renderer.renderer import library

@@ -21,9 +21,9 @@ from bevnext_benchmarks.measure import COMPONENTS, MODES, STAGES, Case, measure
 from bevnext_benchmarks.report import FORMAT, compare, parts, read_results, table
 from bevnext_core.config import ModelConfig, load_config
 from bevnext_core.errors import BevnextError
-from bevnext_core.export import noise_drive
-from bevnext_core.export.noise_drive import drive_frame
 from bevnext_tools.cli.main import main
+from bevnext_tools.export import noise_drive
+from bevnext_tools.export.noise_drive import drive_frame
 from tests.paths import ROOT
 
 TINY = """\

@@ -22,12 +22,12 @@ from bevnext_benchmarks.gpu import __main__ as gpu
 from bevnext_benchmarks.gpu import kernels, network, training
 from bevnext_benchmarks.gpu.part import Part
 from bevnext_core.detector import Detector
-from bevnext_core.export import noise_drive
 from bevnext_core.export.package import DetectProgram
 from bevnext_core.frame import CameraFrame
 from bevnext_core.network.bevnext import HeadMaps
 from bevnext_core.ops.bev_pool import operator as bev_pool_op
 from bevnext_core.ops.crf import operator as crf_op
+from bevnext_tools.export import noise_drive
 from tests.paths import ROOT
 
 ALLOWED = (

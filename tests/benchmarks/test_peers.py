@@ -13,8 +13,8 @@ import yaml
 from bevnext_benchmarks import peers
 from bevnext_benchmarks.random_network import TINY
 from bevnext_core.config import config_to_mapping
-from bevnext_core.export import noise_drive
 from bevnext_tools.cli.main import main
+from bevnext_tools.export import noise_drive
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bevnext_core.export.noise_drive import network_inputs
 from bevnext_core.network import perspective_refinement
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.perspective_refinement import CameraCrossAttention
+from bevnext_tools.export.noise_drive import network_inputs
 from tests.published import config_of
 
 CONFIG = config_of("small2")

@@ -19,8 +19,6 @@ from bevnext_benchmarks.measure import Case, measure
 from bevnext_benchmarks.random_network import TINY, random_network
 from bevnext_core.checkpoint import load_checkpoint, save_checkpoint
 from bevnext_core.detector import Detector, DetectorOptions
-from bevnext_core.export import noise_drive
-from bevnext_core.export.noise_drive import drive_frame
 from bevnext_core.export.package import (
     ExportedNetwork,
     ExportError,
@@ -36,6 +34,8 @@ from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.programs import GEOMETRY, DetectProgram, EncodeProgram, ProgramNetwork
 from bevnext_tools.cli.export import inputs, largest_difference
 from bevnext_tools.cli.main import main
+from bevnext_tools.export import noise_drive
+from bevnext_tools.export.noise_drive import drive_frame
 from tests.paths import ROOT
 
 LIMIT = 1e-4

@@ -19,8 +19,6 @@ from bevnext_benchmarks.random_network import random_network
 from bevnext_core.config import ConfigError
 from bevnext_core.detector import Detector, DetectorOptions
 from bevnext_core.errors import BevnextError
-from bevnext_core.export import noise_drive
-from bevnext_core.export.noise_drive import drive_frame, network_inputs
 from bevnext_core.export.package import ExportedNetwork, example_inputs
 from bevnext_core.frame import CameraFrame
 from bevnext_core.network.bevnext import BEVNeXt, HeadMaps
@@ -32,6 +30,8 @@ from bevnext_core.streaming.acceleration import Accelerated, AcceleratedNetwork,
 from bevnext_core.streaming.rig_state import RigState
 from bevnext_core.streaming.upload import Uploader, packed, unpacked
 from bevnext_tools.cli import detect as detect_command
+from bevnext_tools.export import noise_drive
+from bevnext_tools.export.noise_drive import drive_frame, network_inputs
 from tests.core.test_export import TINY, uncompiled
 from tests.published import build
 from tests.rig import drive

@@ -22,9 +22,9 @@ import pytest
 import yaml
 
 from bevnext_core.errors import ConfigError
-from bevnext_core.threads import WAITING
 from bevnext_ros.bags.play import add_arguments
 from bevnext_ros.node.parameters import PARAMETERS, make_options, rig_cameras
+from bevnext_tools.threads import WAITING
 from tests.paths import ROOT
 from tests.ros import harness, launch_stand_in
 from tests.ros.recorded import drive, write_bag

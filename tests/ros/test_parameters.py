@@ -10,7 +10,6 @@ import yaml
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.errors import ConfigError
-from bevnext_core.resources import shared_file
 from bevnext_ros.node.parameters import (
     PARAMETERS,
     Options,
@@ -19,6 +18,7 @@ from bevnext_ros.node.parameters import (
     make_options,
     rig_cameras,
 )
+from bevnext_tools.resources import shared_file
 from tests.paths import ROOT
 
 
