@@ -34,6 +34,7 @@ DEVKIT_NEEDS = [
 TRAIN = ["tensorboard"]
 WEIGHTS = ["huggingface_hub"]  # fetches the published weights by name
 EXPORT = ["onnx", "onnxscript"]
+VIEW = ["rerun-sdk>=0.41; python_version >= '3.11'"]  # needs numpy 2
 
 
 def shared_files(folder):
@@ -145,7 +146,8 @@ setup(
         "train": TRAIN,
         "weights": WEIGHTS,
         "export": EXPORT,
-        "all": [*DEVKIT_NEEDS, *TRAIN, *WEIGHTS, *EXPORT],
+        "view": VIEW,
+        "all": [*DEVKIT_NEEDS, *TRAIN, *WEIGHTS, *EXPORT, *VIEW],
         # what the benchmark of peers runs the ONNX files in
         "peers": [*EXPORT, "onnxruntime", "openvino"],
         # pytest 9 refuses the pytest plugins of ROS distributions (launch_testing).

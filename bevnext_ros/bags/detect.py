@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,13 +138,14 @@ def detect_bag(
     pictures: bool = True,
     picture_threshold: float = 0.3,
     json_lines: bool = False,
+    view: Callable[..., object] | None = None,
 ) -> BagSummary:
     """Run the detector over a bag; write a bag with its detections and pictures.
 
     Writes below ``out``: ``detections`` (a bag with the node's topics :data:`OUTPUTS`), and with ``pictures``
-    ``frames/<nnn>.png`` and a video; with ``json_lines`` ``detections.jsonl``, a line per frame. Boxes
-    are filtered as in the node (``score_threshold``,
-    ``max_detections``).
+    ``frames/<nnn>.png`` and a video; with ``json_lines`` ``detections.jsonl``, a line per frame. ``view`` takes
+    each frame with the boxes that pictures show, and no truth. Boxes are filtered as in the node
+    (``score_threshold``, ``max_detections``).
 
     Raises:
         BagError: the bag cannot be used, the output bag exists, or no frame could be used at all.
@@ -174,10 +175,11 @@ def detect_bag(
                 summary.boxes += len(found)
                 if lines:
                     print(json.dumps(found.as_mapping()), file=lines)
+                shown = found.above(picture_threshold)
+                if view:
+                    view(frame, shown, None)
                 if pictures:
-                    summary.pictures.append(
-                        _draw(out, summary.frames - 1, frame, found.above(picture_threshold))
-                    )
+                    summary.pictures.append(_draw(out, summary.frames - 1, frame, shown))
                     stamps.append(found.stamp_ns)
                 progress.update()
         if not summary.frames:
@@ -221,6 +223,7 @@ def run_detect_bag(
     pictures: bool = True,
     picture_threshold: float = 0.3,
     json_lines: bool = False,
+    view: Callable[..., object] | None = None,
 ) -> int:
     """The command: load, run, report. Raises BevnextError.
 
@@ -236,7 +239,7 @@ def run_detect_bag(
     if overrides:
         options = make_options({**asdict(options), **overrides}, "the command line")
     detector = make_detector(options, str(named_checkpoint(checkpoint)), device)
-    wanted = {"pictures": pictures, "json_lines": json_lines}
+    wanted: dict[str, Any] = {"pictures": pictures, "json_lines": json_lines, "view": view}
     summary = detect_bag(bag, detector, out, options, picture_threshold=picture_threshold, **wanted)
     print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {Path(out) / 'detections'}")
     if summary.video:

@@ -6,21 +6,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from bevnext_core.datasets.ground_truth import GroundTruth
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
-from bevnext_core.detections import FrameDetector, lines_file
+from bevnext_core.detections import Detections, FrameDetector, lines_file
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
+from bevnext_core.frame import CameraFrame
 from bevnext_core.precision import PRECISIONS
 from bevnext_tools.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
 from bevnext_tools.cli.registry import extension
 from bevnext_tools.cli.rig_options import add_rig_arguments, check_rig_arguments, rig_reader
 from bevnext_tools.evaluation.inference import FrameReader, detect_frames
 from bevnext_tools.evaluation.submission import make_submission, submission_records, write_submission
+
+View = Callable[[CameraFrame, Detections, GroundTruth | None], object]
+"""Takes each frame with the boxes to be shown and, where there are any, the annotated ones."""
 
 
 @dataclass
@@ -79,31 +84,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
     lines = "write detections.jsonl too: a line of JSON per frame (with --images always)"
     add("--json-lines", action="store_true", help=lines)
+    add("--view", action="store_true", help="show frames and boxes in Rerun's viewer as they come (docs/view.md)")
+    add("--rrd", metavar="FILE", help="write them to a file that Rerun's viewer opens")
     add("--no-pictures", action="store_true", help="write the submission, or the lines of JSON, only")
-    add("--score-threshold", type=float, default=0.3, help="lowest score drawn in pictures (default: %(default)s)")
+    add("--score-threshold", type=float, default=0.3, help="lowest score in pictures and viewer (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Detect. Raises BevnextError."""
-    from bevnext_core.detector import Detector, DetectorOptions
-
     if not 0 <= args.score_threshold <= 1:
         raise BevnextError(f"--score-threshold must be between 0 and 1, got {args.score_threshold:g}")
     if args.cuda_graphs:
         raise BevnextError("--cuda-graphs is gone: give --compile reduce-overhead")
     check_rig_arguments(args)
     out = output_folder(args)
-    if args.bag:
-        return _detect_in_bag(args)
+    with _view(args) as view:
+        code = _detect_in_bag(args, view) if args.bag else _detect_in_frames(args, out, view)
+    if args.rrd:
+        print(f"for Rerun's viewer: {args.rrd}")
+    return code
+
+
+def _view(args: argparse.Namespace) -> AbstractContextManager[View | None]:
+    """What takes each frame to the viewer, when it is wanted."""
+    if not (args.view or args.rrd):
+        return nullcontext()
+    from bevnext_tools.draw.rerun_view import RerunView
+
+    return RerunView(args.rrd, args.view)
+
+
+def _detect_in_frames(args: argparse.Namespace, out: Path, view: View | None) -> int:
+    from bevnext_core.detector import Detector, DetectorOptions
+
     if args.params or args.node:
         raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
     options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
     if args.images:
-        return _detect_in_images(args, detector, out)
+        return _detect_in_images(args, detector, out, view)
     choice = {"scenes": args.scene, "split": args.split, "sweeps": args.sweeps}
     reader = NuScenesReader.of(detector.config, args.dataroot, args.version, **choice)
-    wanted = {"pictures": not args.no_pictures, "json_lines": args.json_lines}
+    wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": args.json_lines, "view": view}
     summary = detect(reader, detector, out, score_threshold=args.score_threshold, **wanted)
     print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'submission.json'}")
     for video in summary.videos:
@@ -123,7 +145,7 @@ def _detector_overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _detect_in_images(args: argparse.Namespace, detector: FrameDetector, out: Path) -> int:
+def _detect_in_images(args: argparse.Namespace, detector: FrameDetector, out: Path, view: View | None) -> int:
     from bevnext_tools.rig.images import WithoutHistory
 
     _refuse_choice(args, "a folder of images")
@@ -131,7 +153,7 @@ def _detect_in_images(args: argparse.Namespace, detector: FrameDetector, out: Pa
     if not args.poses:
         print("bevnext: note: no --poses: each frame is detected by itself, without history", file=sys.stderr)
         detector = WithoutHistory(detector)
-    wanted = {"pictures": not args.no_pictures, "json_lines": True}
+    wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": True, "view": view}
     summary = detect(reader, detector, out, score_threshold=args.score_threshold, **wanted)
     print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'detections.jsonl'}")
     for video in summary.videos:
@@ -146,7 +168,7 @@ def _refuse_choice(args: argparse.Namespace, source: str) -> None:
         raise BevnextError(f"--{chosen[0]} chooses from a data set; {source} is taken as a whole")
 
 
-def _detect_in_bag(args: argparse.Namespace) -> int:
+def _detect_in_bag(args: argparse.Namespace, view: View | None) -> int:
     _refuse_choice(args, "a bag")
     return extension("detect-bag", "read bags")(
         args.bag,
@@ -159,6 +181,7 @@ def _detect_in_bag(args: argparse.Namespace) -> int:
         pictures=not args.no_pictures,
         picture_threshold=args.score_threshold,
         json_lines=args.json_lines,
+        view=view,
     )
 
 
@@ -170,13 +193,15 @@ def detect(
     pictures: bool = True,
     score_threshold: float = 0.3,
     json_lines: bool = False,
+    view: View | None = None,
 ) -> DetectSummary:
     """Run the detector over all frames of ``reader`` and write the results below ``out``.
 
     Writes ``submission.json`` (of nuScenes: key frames only, as it wants it), and with ``pictures`` also
     ``frames/<scene>/<nnn>.png`` and, with an H.264 encoder, ``<scene>.mp4``; with ``json_lines`` ``detections.jsonl``,
     a line per frame (:meth:`Detections.as_mapping`, and ``scene``). The detector is reset between scenes.
-    A frame that cannot be read gets an empty result, is reported on stderr and counted; the others go on.
+    ``view`` takes each frame with what the pictures show. A frame that cannot be read gets an empty result, is
+    reported on stderr and counted; the others go on.
 
     Raises:
         DatasetError: no frame at all could be used (nothing is written).
@@ -207,11 +232,15 @@ def detect(
                         print(json.dumps({"scene": scene, **found.as_mapping()}), file=lines)
                     if ref.is_key:
                         results[ref.sample_token] = submission_records(found)
+                    assert frame is not None
+                    shown, title = found.above(score_threshold), f"{scene}, frame {ref.index}"
+                    truth = _truth(reader, ref, summary) if pictures or view else None
+                    if view:
+                        view(frame, shown, truth)
                     if pictures:
-                        assert frame is not None
-                        shown, title = found.above(score_threshold), f"{scene}, frame {ref.index}"
+                        annotated = None if truth is None else truth.boxes
                         drawn.append(folder / f"{ref.index:03d}.png")
-                        write_picture(draw_frame(frame, shown, _truth(reader, ref, summary), title=title), drawn[-1])
+                        write_picture(draw_frame(frame, shown, annotated, title=title), drawn[-1])
                 progress.update()
             if drawn:
                 stamps = [ref.stamp_ns for ref in reader.refs(scene)]
@@ -224,10 +253,10 @@ def detect(
     return summary
 
 
-def _truth(reader: FrameReader, ref: FrameRef, summary: DetectSummary) -> np.ndarray | None:
+def _truth(reader: FrameReader, ref: FrameRef, summary: DetectSummary) -> GroundTruth | None:
     """The annotated boxes of a key frame where there are any: they are only drawn."""
     try:
-        return reader.ground_truth(ref).boxes if ref.is_key and isinstance(reader, NuScenesReader) else None
+        return reader.ground_truth(ref) if ref.is_key and isinstance(reader, NuScenesReader) else None
     except DatasetError as error:
         if not summary.no_truth:
             print(f"bevnext: note: pictures without annotated boxes: {error}", file=sys.stderr)

@@ -102,6 +102,16 @@ def test_thresholds_limit_what_is_written(bag, tmp_path):
     assert summary.frames == 4 and summary.boxes == 0
 
 
+def test_a_view_takes_the_frames_with_what_pictures_show(bag, tmp_path):
+    seen = []
+    wanted = {"pictures": False, "picture_threshold": 0.6, "view": lambda *given: seen.append(given)}
+    detector = StandIn()
+    summary = detect_bag(bag, detector, tmp_path / "out", options(), **wanted)
+    assert [frame for frame, *_ in seen] == detector.frames and not any(truth for *_, truth in seen)
+    shown = [found for _, found, _ in seen]
+    assert 0 < sum(map(len, shown)) < summary.boxes and all((found.scores >= 0.6).all() for found in shown)
+
+
 @pytest.mark.parametrize("output_frame", ["", "odom", "map"])
 def test_a_submission_from_the_bag_equals_the_direct_one(root, bag, tmp_path, output_frame):
     tables = load_tables(root, "v1.0-mini")
