@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bevnext_core import threads
 from bevnext_core.errors import ConfigError
+from bevnext_tools import threads
 from tests.paths import ROOT
 
 CORES = len(os.sched_getaffinity(0))
