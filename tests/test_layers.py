@@ -23,6 +23,7 @@ FORBIDDEN = {
     "bevnext_core/ops/nms/plain.py": "from bevnext_core.datasets import nuscenes",
     "bevnext_tools/draw/colors.py": "import bevnext_world.models.palette",
     "bevnext_tools/draw/text.py": "from bevnext_tools.cli import registry",
+    "bevnext_tools/rig/stamps.py": "from bevnext_tools.cli import main",
     "bevnext_ros/streams/drops.py": "import bevnext_world.models.palette",
     "bevnext_world/models/palette.py": "import training.run.ema",
     "training/run/ema.py": "import bevnext_ros.streams.drops",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bevnext check-calibration``: see with your own eyes that geometry is read right.
+"""``bevnext check-calibration``, which is ``bevnext rig check`` for nuScenes: see that geometry is read right.
 
-Lidar points, coloured by depth, and annotated boxes are drawn into the images of one frame. Where they
+Lidar points, coloured by depth, annotated boxes, and the ground are drawn into the images of one frame. Where they
 lie on the objects, calibration, ego poses and stamps of cameras and lidar fit together.
 """
 
@@ -25,14 +25,15 @@ def run(args: argparse.Namespace) -> int:
     """Draw one frame. Raises DatasetError, FrameError."""
     from bevnext_core.datasets.nuscenes import NuScenesReader
     from bevnext_core.errors import DatasetError, FrameError, one_line
-    from bevnext_tools.draw.bev import draw_bev
-    from bevnext_tools.draw.cameras import camera_mosaic, truth_layer, write_picture
+    from bevnext_tools.draw.cameras import truth_layer
+    from bevnext_tools.rig.check import write_check
 
     out = output_folder(args)
-    reader = NuScenesReader(args.dataroot, args.version, scenes=[args.scene])
-    refs = reader.refs(args.scene)
+    reader = NuScenesReader(args.dataroot, args.version, scenes=args.scene and [args.scene])
+    scene = reader.scenes[0]
+    refs = reader.refs(scene)
     if not 0 <= args.frame < len(refs):
-        raise DatasetError(f"scene '{args.scene}' has key frames 0 to {len(refs) - 1}, not {args.frame}")
+        raise DatasetError(f"scene '{scene}' has key frames 0 to {len(refs) - 1}, not {args.frame}")
     ref = refs[args.frame]
     frame = reader.load(ref)
     boxes = points = None
@@ -47,10 +48,10 @@ def run(args: argparse.Namespace) -> int:
             raise
         print(f"bevnext: note: no lidar points, boxes only: {one_line(error)}", file=sys.stderr)
     layers = [] if boxes is None else [truth_layer(boxes)]
-    images, above = (out / f"{args.scene}_{args.frame:03d}_{name}.png" for name in ("images", "bev"))
-    write_picture(camera_mosaic(frame, layers, points=points, width=960), images)
-    write_picture(draw_bev(layers, points=points), above)
+    (images, above), doubts = write_check(frame, frame.cameras, out / f"{scene}_{args.frame:03d}", layers, points)
     parts = ((boxes, "boxes"), (points, "lidar points"))
     drawn = " and ".join(f"{len(items)} {name}" for items, name in parts if items is not None)
-    print(f"{args.scene}, key frame {args.frame}: {drawn} -> {images}, {above}")
+    print(f"{scene}, key frame {args.frame}: {drawn} -> {images}, {above}")
+    for doubt in doubts:
+        print(f"bevnext: warning: {doubt}", file=sys.stderr)
     return 0

@@ -37,7 +37,7 @@ COMMANDS: dict[str, Command] = {
     "import-checkpoint": Command("bevnext_tools.cli.import_checkpoint", "convert a published .pth file"),
     "weights": Command("bevnext_tools.cli.weights", "list or fetch the published weights; accept their terms of use"),
     "config": Command("bevnext_tools.cli.config", "print or check a model configuration"),
-    "rig": Command("bevnext_tools.cli.rig", "own cameras: rig.yaml from a calibration, examples"),
+    "rig": Command("bevnext_tools.cli.rig", "own cameras: rig.yaml from a calibration, a check by eye, an example"),
     "check-calibration": Command(
         "bevnext_tools.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
     ),

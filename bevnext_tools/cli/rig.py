@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bevnext_core.errors import BevnextError
@@ -14,18 +16,30 @@ from bevnext_tools.cli.dataset import add_output_arguments, output_folder
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The commands below it, with their options."""
     commands = parser.add_subparsers(dest="part", required=True, metavar="COMMAND")
+    _check_arguments(commands.add_parser("check", help="draw what a calibration says into the images of a frame"))
     _import_arguments(commands.add_parser("import", help="write rig.yaml from a calibration of ROS, kalibr, nuScenes"))
     _example_arguments(commands.add_parser("example", help="write a nuScenes scene as rig.yaml, images and poses"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises BevnextError."""
-    return {"import": _import, "example": _example}[args.part](args)
+    return {"check": _check, "import": _import, "example": _example}[args.part](args)
 
 
 def _scene_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", default="v1.0-mini", help="of --dataroot: its tables (default: %(default)s)")
     parser.add_argument("--scene", metavar="NAME", help="of --dataroot (default: its first)")
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", metavar="DIR", help="a folder with a folder or a video of images per camera")
+    source.add_argument("--dataroot", metavar="DIR", help="a data set in the nuScenes format, in place of a rig")
+    parser.add_argument("--rig", metavar="FILE", help="with --images: rig.yaml")
+    parser.add_argument("--rate", type=float, metavar="HZ", help="with --images: as for bevnext detect")
+    _scene_arguments(parser)
+    parser.add_argument("--frame", type=int, default=0, metavar="I", help="number of the frame (default: 0)")
+    add_output_arguments(parser, "the pictures")
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +75,36 @@ def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
             raise BevnextError(f"{option} must be NAME=VALUE, each name once, got '{text}'")
         pairs[name] = value
     return pairs
+
+
+def _check(args: argparse.Namespace) -> int:
+    if args.dataroot:
+        from bevnext_tools.cli import check_calibration
+
+        return check_calibration.run(args)
+    if not args.rig:
+        raise BevnextError("--images needs --rig: a file with the cameras' calibration (docs/own_cameras.md)")
+    from bevnext_core.config import ModelConfig
+    from bevnext_tools.rig.check import write_check
+    from bevnext_tools.rig.file import load_rig
+    from bevnext_tools.rig.images import RigReader
+
+    out = output_folder(args)
+    cameras = load_rig(args.rig).cameras
+    slots = tuple(camera.slot for camera in cameras)
+    # any slots will do here: what they are called is told below
+    config = ModelConfig()
+    config = replace(config, cameras=slots + tuple(slot for slot in config.cameras if slot not in slots))
+    reader = RigReader(args.rig, args.images, config, missing="mask", rate=args.rate)
+    if not 0 <= args.frame < len(reader):
+        raise BevnextError(f"{args.images} has frames 0 to {len(reader) - 1}, not {args.frame}")
+    frame = reader.load(reader.refs(reader.scenes[0])[args.frame]).with_cameras(slots)
+    frame = replace(frame, cameras=tuple(camera.name for camera in cameras))
+    files, doubts = write_check(frame, slots, out / f"{reader.scenes[0]}_{args.frame:03d}")
+    print(f"frame {args.frame} -> {files[0]}, {files[1]}")
+    for doubt in filter(None, (*doubts, reader.remarks())):
+        print(f"bevnext: warning: {doubt}", file=sys.stderr)
+    return 0
 
 
 def _import(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ saw the world at its own stamp, so the way goes through the global frame and tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,11 +132,16 @@ def draw_points_in_camera(
 
 
 def camera_mosaic(
-    frame: CameraFrame, layers: list[BoxLayer], *, points: np.ndarray | None = None, width: int = 640
+    frame: CameraFrame,
+    layers: list[BoxLayer],
+    *,
+    points: np.ndarray | None = None,
+    width: int = 640,
+    before: Callable[[np.ndarray, int], None] = lambda picture, index: None,
 ) -> np.ndarray:
     """All cameras in rows of three, each ``width`` pixels wide, with boxes and optionally points.
 
-    A camera that is not valid is a dark tile that says so.
+    A camera that is not valid is a dark tile that says so. ``before(picture, index)`` draws below all else.
     """
     sizes = [image.shape for image in frame.images if image is not None]
     height = round(width * max((h / w for h, w, _ in sizes), default=9 / 16))
@@ -153,6 +159,7 @@ def camera_mosaic(
         else:
             own_height = round(width * image.shape[0] / image.shape[1])
             picture = cv2.resize(image, (width, own_height), interpolation=cv2.INTER_AREA)
+            before(picture, index)
             if points is not None:
                 title += f": {draw_points_in_camera(picture, frame, index, points)} points"
             for layer in layers:

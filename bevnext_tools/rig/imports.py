@@ -111,7 +111,11 @@ def from_kalibr(
         where = f"{path}: camera '{key}'"
         data = _mapping(chain[key], where)
         if number:
-            step = np.array(_key(data, where, "T_cn_cnm1"), np.float64)
+            rows = _key(data, where, "T_cn_cnm1")
+            try:
+                step = np.array(rows, np.float64)
+            except (TypeError, ValueError):
+                raise ConfigError(f"{where}: 'T_cn_cnm1' must be four rows of four numbers, got {rows!r}") from None
             if fault := rigid_fault(step):
                 raise ConfigError(f"{where}: 'T_cn_cnm1' is no transform: {fault}")
             vehicle_from_camera = vehicle_from_camera @ invert_rigid(step)
