@@ -216,6 +216,9 @@ class TrainingConfig:
     decay: Literal["constant", "cosine"] = "constant"
     optimizer: Literal["adamw", "muon"] = "adamw"
     muon_learning_rate: PositiveFloat = 0.02
+    image_augmentation: bool = True
+    bev_augmentation: bool = True
+    part: Literal["all", "images", "bev"] = "all"
 
 
 @model

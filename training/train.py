@@ -47,21 +47,22 @@ from bevnext_core.checkpoint import save_checkpoint  # noqa: E402
 from bevnext_core.network.bevnext import BEVNeXt  # noqa: E402
 from bevnext_core.trained_on import TrainedOn  # noqa: E402
 from training.data.cbgs import balanced_frames  # noqa: E402
-from training.data.dataset import Batch, TrainingDataset, join_samples  # noqa: E402
+from training.data.dataset import Batch, TrainingDataset  # noqa: E402
+from training.data.encodings import EncodedDataset  # noqa: E402
 from training.data.index import open_index  # noqa: E402
 from training.data.loader import batches_of, make_loader  # noqa: E402
 from training.data.sampler import EpochSampler  # noqa: E402
-from training.data.shared_runs import RunDataset, RunSampler, join_runs  # noqa: E402
+from training.data.shared_runs import RunDataset, RunSampler  # noqa: E402
 from training.run.ema import ModelEma  # noqa: E402
 from training.run.gradient_checkpointing import enable_checkpointing  # noqa: E402
 from training.run.initialisation import initialise, load_read_out  # noqa: E402
 from training.run.optimizer import make_optimizer  # noqa: E402
+from training.run.parts import freeze, frozen_state, kinds  # noqa: E402
 from training.run.processes import Processes, join_processes, leave_processes  # noqa: E402
 from training.run.progress import Progress  # noqa: E402
-from training.run.shared_forward import SharedForward, measure_parameters  # noqa: E402
+from training.run.shared_forward import measure_parameters  # noqa: E402
 from training.run.tensorboard import open_tensorboard  # noqa: E402
 from training.run.train_checkpoint import CheckpointFolder, Run, random_state, set_random_state  # noqa: E402
-from training.run.training_forward import TrainingForward  # noqa: E402
 from training.run.work_dir import claim_work_dir, start_log  # noqa: E402
 
 log = logging.getLogger("train")
@@ -92,8 +93,9 @@ def open_data(config: ModelConfig, options: argparse.Namespace, processes: Proce
     index = open_index(options.dataroot, options.version, options.index_dir, sys.stderr.isatty())
     if processes.is_main:
         processes.barrier()
-    kind = RunDataset if config.training.shared_run else TrainingDataset
-    return kind(index, config, options.scenes or options.split)
+    part = config.training.part
+    return kinds(config.training)[0](index, config, options.scenes or options.split,
+                                     None if part == "bev" or options.dry_run else options.cache)
 
 
 def draw_frames(data: TrainingDataset, seed: int) -> Tensor:
@@ -215,7 +217,7 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
         log.warning("key frame %s cannot be used: %s", token, reason)
     frames = draw_frames(data, options.seed) if saved is None else saved["frames"]
     sampler = make_sampler(data, frames, options, processes)
-    join = join_runs if training.shared_run else join_samples
+    _, join, forward_kind = kinds(training)
     loader = make_loader(data, sampler, join, options.workers, device.type == "cuda")
     global_batch = options.batch * processes.count
     schedule = make_schedule(training, sampler.samples, global_batch)
@@ -232,7 +234,8 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
     network.to(device, memory_format=torch.channels_last if training.channels_last else torch.preserve_format)
     if options.gradient_checkpointing != "off":
         enable_checkpointing(network, options.gradient_checkpointing == "published")
-    forward = (SharedForward if training.shared_run else TrainingForward)(network, processes.mean).to(device).train()
+    freeze(network)
+    forward = forward_kind(network, processes.mean).to(device).train()
     if saved is None and forward.perspective is not None:
         log.info("%s", load_read_out(forward.perspective, options))
     optimizer, ratios = make_optimizer(forward, training)
@@ -248,6 +251,12 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
         if run.epoch_step == len(sampler):
             run.epoch, run.epoch_step = run.epoch + 1, 0
         log.info("continuing at step %d (epoch %d, step %d of it)", run.step, run.epoch, run.epoch_step)
+    if isinstance(data, EncodedDataset):
+        count, faults = data.encode_all(network, options.cache, processes.rank, processes.count, sys.stderr.isatty())
+        processes.barrier()
+        log.info("%d frames encoded, the others are in %s", count, data.store.path)
+        for token, reason in faults:
+            log.warning("frame %s cannot be encoded: %s", token, reason)
     model: nn.Module = forward
     if processes.count > 1:
         # Every rank keeps its own batch-norm statistics; the argument's name depends on PyTorch's version.
@@ -265,9 +274,9 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
     def write_weights(name: str) -> None:
         if processes.is_main:
             origin = TrainedOn.today(f"{data.index.dataroot.name} {data.index.version}", data.index.intrinsics)
-            beside = forward.beside_the_network()
+            beside, average = forward.beside_the_network(), run.ema.state | frozen_state(network)
             save_checkpoint(work_dir / f"{name}.safetensors", network.state_dict() | beside, config, origin)
-            save_checkpoint(work_dir / f"{name}_ema.safetensors", run.ema.state | beside, config, origin)
+            save_checkpoint(work_dir / f"{name}_ema.safetensors", average | beside, config, origin)
 
     # ---------------------------------------------------------------- the loop
     amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.amp)

@@ -18,6 +18,7 @@ from tests.nuscenes_dataroot import edit_table
 from tests.training.tiny import arguments, tiny_config, tiny_dataroot
 from training import train as script
 from training.run.train_checkpoint import CheckpointFolder, read_training_checkpoint
+from training.run.training_forward import TrainingForward
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_a_non_finite_loss_is_skipped_counted_and_leaves_no_trace(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = []
-    original = script.TrainingForward.forward
+    original = TrainingForward.forward
 
     def forward(self: Any, batch: Any) -> dict[str, torch.Tensor]:
         states.append({name: value.clone() for name, value in self.network.state_dict().items()})
@@ -136,7 +137,7 @@ def test_a_non_finite_loss_is_skipped_counted_and_leaves_no_trace(
             return losses
         return original(self, batch)
 
-    monkeypatch.setattr(script.TrainingForward, "forward", forward)
+    monkeypatch.setattr(TrainingForward, "forward", forward)
     assert script.main(arguments(folder, "nan", "--max-steps", "3")) == 0
     log = (folder / "nan" / "log.txt").read_text()
     assert re.search(r"step 2 skipped: non-finite loss, samples scene-\d+-sample\d, scene", log)
@@ -150,12 +151,12 @@ def test_a_non_finite_loss_is_skipped_counted_and_leaves_no_trace(
 def test_too_many_bad_steps_in_a_row_stop_the_run_with_a_checkpoint(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    original = script.TrainingForward.forward
+    original = TrainingForward.forward
 
     def forward(self: Any, batch: Any) -> dict[str, torch.Tensor]:
         return {name: value * torch.inf for name, value in original(self, batch).items()}
 
-    monkeypatch.setattr(script.TrainingForward, "forward", forward)
+    monkeypatch.setattr(TrainingForward, "forward", forward)
     assert script.main(arguments(folder, "infinite", "--set", "training.max_skipped=2")) == 1
     assert "2 steps in a row had a non-finite loss" in capsys.readouterr().err
     assert newest(folder / "infinite")["step"] == 2

@@ -59,7 +59,7 @@ def test_bf16_trains_and_resuming_is_bit_identical(folder: Path, monkeypatch: py
 def bad_gradients(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Steps of the process, from 1, whose loss is finite and whose gradient is not."""
     steps: set[int] = set()
-    original, calls = script.TrainingForward.forward, []
+    original, calls = TrainingForward.forward, []
 
     def forward(self: Any, batch: Any) -> dict[str, torch.Tensor]:
         losses = original(self, batch)
@@ -68,7 +68,7 @@ def bad_gradients(monkeypatch: pytest.MonkeyPatch) -> set[int]:
             losses["loss_depth"] = losses["loss_depth"] + (0 * self.network.crf.weight.abs()).sqrt().sum()
         return losses
 
-    monkeypatch.setattr(script.TrainingForward, "forward", forward)
+    monkeypatch.setattr(TrainingForward, "forward", forward)
     return steps
 
 

@@ -36,6 +36,7 @@ from training.data.augmentation import (
     with_wrapped_yaw,
 )
 from training.data.index import DatasetIndex
+from training.data.store import open_stores
 from training.losses.depth_targets import lidar_depth_map
 
 SUBSTITUTES = 20
@@ -111,12 +112,15 @@ class TrainingDataset(Dataset):
 
     Args:
         split: official split (``train``, ``mini_train``, ...), or scenes by name.
+        cache: folder in which canvases and lidar depth are kept (:mod:`training.data.store`), for images without
+            augmentation; several processes may share it.
 
     Raises:
         DatasetError: no frame of the split in the index, or none with an annotated object.
     """
 
-    def __init__(self, index: DatasetIndex, config: ModelConfig, split: str | Sequence[str]) -> None:
+    def __init__(self, index: DatasetIndex, config: ModelConfig, split: str | Sequence[str],
+                 cache: str | None = None) -> None:
         self.index = index
         self.config = config
         if config.cameras != CAMERAS:
@@ -133,6 +137,9 @@ class TrainingDataset(Dataset):
                 f"the frames of {split} in {index.dataroot} ({index.version}) have no annotated objects: "
                 "there is nothing to learn from"
             )
+        self.canvases = self.depths = None
+        if cache is not None:
+            self.canvases, self.depths = open_stores(cache, index, config, self.frames)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -207,11 +214,16 @@ class TrainingDataset(Dataset):
 
     def _draw(self, frame: int, rng: np.random.Generator) -> tuple[list[ImageAugmentation], BevAugmentation]:
         """One draw per camera and one of the BEV; the plain transforms without augmentation."""
-        target = self.config.image
-        sizes = [(int(w), int(h)) for w, h in self.index.image_sizes[frame]]
-        if self.config.training.augmentation:
-            return [draw_image_augmentation(rng, *size, target) for size in sizes], draw_bev_augmentation(rng)
-        return [plain_image(*size, target) for size in sizes], BevAugmentation()
+        training, images, bev = self.config.training, self._plain(frame), BevAugmentation()
+        if training.augmentation and training.image_augmentation:
+            sizes = self.index.image_sizes[frame].tolist()
+            images = [draw_image_augmentation(rng, w, h, self.config.image) for w, h in sizes]
+        if training.augmentation and training.bev_augmentation:
+            bev = draw_bev_augmentation(rng)
+        return images, bev
+
+    def _plain(self, frame: int) -> list[ImageAugmentation]:
+        return [plain_image(w, h, self.config.image) for w, h in self.index.image_sizes[frame].tolist()]
 
     def _geometry(
         self,
@@ -248,6 +260,8 @@ class TrainingDataset(Dataset):
 
     def _canvas(self, frame: int, draws: list[ImageAugmentation]) -> np.ndarray:
         """``[N, H, W, 3]`` uint8: the frame's images, augmented. Raises FrameError naming the camera."""
+        if self.canvases is not None and (kept := self.canvases.read(frame)) is not None:
+            return kept["canvas"]
 
         def one(camera: int) -> np.ndarray:
             name = self.config.cameras[camera]
@@ -259,10 +273,15 @@ class TrainingDataset(Dataset):
             return draws[camera].apply(image)
 
         with ThreadPoolExecutor(2) as pool:
-            return np.stack(list(pool.map(one, range(len(self.config.cameras)))))
+            canvas = np.stack(list(pool.map(one, range(len(self.config.cameras)))))
+        if self.canvases is not None:
+            self.canvases.write(frame, canvas=canvas)
+        return canvas
 
     def _depth(self, frame: int, image_matrices: Sequence[np.ndarray]) -> np.ndarray:
         """``[N, h, w]`` float32, zeros where lidar is missing and may be."""
+        if self.depths is not None and (kept := self.depths.read(frame)) is not None:
+            return kept["depth"]
         index, image, depth = self.index, self.config.image, self.config.depth
         rows, columns = image.feature_size
         try:
@@ -275,7 +294,10 @@ class TrainingDataset(Dataset):
         views = zip(camera_from_lidar, index.intrinsics[frame], image_matrices, strict=True)
         reach = (depth.min, depth.max)
         maps = (lidar_depth_map(points, *v, image.height, image.width, FEATURE_STRIDE, reach) for v in views)
-        return np.stack(list(maps))
+        nearest = np.stack(list(maps))
+        if self.depths is not None:
+            self.depths.write(frame, depth=nearest)
+        return nearest
 
     def _lidar(self, frame: int) -> np.ndarray:
         name = str(self.index.lidar_files[frame])

@@ -32,6 +32,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--split", default="train", help="official split to train on (mini_train for v1.0-mini)")
     add("--scenes", nargs="+", help="train on these scenes instead of a split")
     add("--index-dir", help="where the index file of the data set is kept (default: ~/.cache/bevnext_ros)")
+    add("--cache", help="folder where canvases and lidar depth, with training.part=bev encodings, are kept; for images "
+        "without augmentation; may be shared by runs")
     add("--work-dir", help="checkpoints, log, curves, resolved configuration")
     add("--resume", nargs="?", const="newest", help="continue the work dir's newest checkpoint, or this file")
     add("--init-from", help="stage 2: the stage-1 checkpoint to start from")
@@ -84,6 +86,14 @@ def resolve_config(options: argparse.Namespace) -> ModelConfig:
         raise ConfigError("training.head_scale is about random weights: it goes with --from-scratch")
     if training.shared_run and not config.history.frames:
         raise ConfigError(f"training.shared_run {training.shared_run}: '{config.name}' has no history to share")
+    if training.part != "all" and training.shared_run:
+        raise ConfigError(f"training.part={training.part} has no encodings to share: --set training.shared_run=0")
+    if training.part == "images" and config.history.frames:
+        raise ConfigError("training.part=images looks at the present frame alone: --set history.frames=0")
+    if training.part == "bev" and not options.cache and not options.dry_run:
+        raise ConfigError("training.part=bev learns from encodings that are kept: name their folder with --cache")
+    if (options.cache or training.part == "bev") and training.augmentation and training.image_augmentation:
+        raise ConfigError("--cache keeps images without augmentation: --set training.image_augmentation=false")
     length = max(training.shared_run, 1)
     if options.batch < 1 or options.batch % length:
         raise ConfigError(f"a step takes whole runs: --batch {options.batch} is no multiple of training.shared_run "

@@ -88,7 +88,7 @@ def describe(config: ModelConfig, options: argparse.Namespace, ranks: int, frame
         f"warm-up: {training.warmup_iterations} iterations, linear from {training.warmup_ratio:g}; {after}",
         f"{optimizer}: weight decay {training.weight_decay:g}, gradient norm clipped to {training.gradient_clip:g}",
         f"EMA: decay {training.ema_decay:g} * (1 - exp(-n / {training.ema_ramp})), n from {training.ema_start}",
-        f"synchronised batch norm: {sync}",
+        f"synchronised batch norm: {sync}; trained part: {training.part}",
         f"history: {config.history.frames} frames{shared}",
         f"loss weights: velocity {training.velocity_weight:g}, depth {training.depth_loss_weight:g}",
         f"mixed precision: {options.amp}; gradient checkpointing: {options.gradient_checkpointing}",

@@ -73,7 +73,7 @@ def sample_pictures(batch: Batch, maps: HeadMaps, config: ModelConfig) -> dict[s
     pictures = {"heatmap": np.repeat((both.cpu().numpy() * 255).astype(np.uint8)[..., None], 3, 2)}
     pictures["bev"] = draw_bev(layers, BevView(config.bev.size * PIXELS_PER_CELL, config.bev.extent))
     geometry = batch.geometry.frame(0).to("cpu")
-    for index, camera in enumerate(config.cameras):
+    for index, camera in enumerate(config.cameras if batch.canvas.numel() else ()):
         canvas = batch.present_canvas()[0, index].cpu().numpy().copy()
         rotation, translation, intrinsics, image_rotation, image_translation = (
             getattr(geometry, name)[0, 0, index].double().numpy()

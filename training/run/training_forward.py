@@ -31,7 +31,8 @@ class TrainingForward(nn.Module):
         self.network = network
         self.mean_over_ranks = mean_over_ranks
         weight = network.config.training.perspective_weight
-        self.perspective = PerspectiveLoss(network.config, weight) if weight else None
+        has_images = network.config.training.part != "bev"
+        self.perspective = PerspectiveLoss(network.config, weight) if weight and has_images else None
         self.maps: HeadMaps | None = None
         """Head maps of the latest forward, detached, for pictures."""
 
@@ -62,12 +63,22 @@ class TrainingForward(nn.Module):
         """All losses of the head maps and of the present frame's ``context [B*N, C, h, w]``."""
         config = self.network.config
         targets = detection_targets(batch.boxes, batch.labels, config)
-        weight = config.training.depth_loss_weight
         with torch.autocast(maps.depth.device.type, enabled=False):
-            losses = {"loss_depth": depth_loss(maps.depth, batch.depth.flatten(0, 1), config.depth, weight)}
+            losses = self.depth_losses(maps.depth, batch)
             losses |= detection_losses(maps.tasks, targets, config, self.mean_over_ranks)
-            if self.perspective is not None:
-                present = batch.geometry.frame(0)
-                losses["loss_perspective"] = self.perspective(context, batch.boxes, batch.labels, present)
+            losses |= self.patch_losses(context, batch)
         self.maps = HeadMaps([{k: v.detach() for k, v in task.items()} for task in maps.tasks], maps.depth.detach())
         return losses
+
+    def depth_losses(self, depth: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss of the present frame's depth distribution."""
+        config = self.network.config
+        weight = config.training.depth_loss_weight
+        return {"loss_depth": depth_loss(depth, batch.depth.flatten(0, 1), config.depth, weight)}
+
+    def patch_losses(self, context: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss of the patches' classes, where it has a weight."""
+        if self.perspective is None:
+            return {}
+        present = batch.geometry.frame(0)
+        return {"loss_perspective": self.perspective(context, batch.boxes, batch.labels, present)}

@@ -18,8 +18,8 @@ from bevnext_core.errors import ConfigError, one_line
 from bevnext_core.files import atomic_path
 from training.run.processes import Processes
 
-NOT_PART_OF_THE_RUN = {"resume", "dry_run", "work_dir", "index_dir", "workers", "device", "max_steps", "log_every",
-                       "checkpoint_every", "keep"}
+NOT_PART_OF_THE_RUN = {"resume", "dry_run", "work_dir", "index_dir", "cache", "workers", "device", "max_steps",
+                       "log_every", "checkpoint_every", "keep"}
 """Options that may change when a run is continued."""
 
 
