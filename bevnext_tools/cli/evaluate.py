@@ -11,7 +11,7 @@ from bevnext_core.precision import PRECISIONS, precision_text
 from bevnext_tools.cli.dataset import add_dataset_arguments
 from bevnext_tools.cli.registry import extension
 
-DETECTING = ("mode", "precision", "device", "submission_out", "shuffle_images")
+DETECTING = ("mode", "precision", "device", "submission_out", "shuffle_images", "corrupt", "missing_camera")
 """Options that only make sense where this command detects."""
 
 COMPUTES = True
@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --checkpoint, as a control: every frame gets the images of another frame",
     )
+    add("--corrupt", metavar="NAME:SEVERITY", help="with --checkpoint: spoil the images, e.g. fog:2")
+    meaning = "with --corrupt: go on with the other cameras (mask, the default), or without boxes for the frame (skip)"
+    add("--missing-camera", choices=("mask", "skip"), help=meaning)
     add(
         "--scene",
         action="append",
@@ -80,19 +83,25 @@ def _evaluate_network(args: argparse.Namespace) -> int:
     from bevnext_core.datasets.nuscenes import NuScenesReader
     from bevnext_core.datasets.nuscenes_tables import split_scenes
     from bevnext_core.detector import Detector, DetectorOptions
+    from bevnext_tools.evaluation.corruptions import CorruptedImages, Corruption
     from bevnext_tools.evaluation.inference import Mode, ShuffledImages, detect_scenes
     from bevnext_tools.evaluation.metric import evaluate, report
     from bevnext_tools.evaluation.submission import make_submission, write_submission
 
     mode: Mode = args.mode or "window"
+    corruption = Corruption.parse(args.corrupt, args.missing_camera or "mask") if args.corrupt else None
+    if corruption and args.shuffle_images:
+        raise BevnextError("--corrupt and --shuffle-images are two controls: choose one")
     outside = [scene for scene in args.scene or () if scene not in split_scenes(args.eval_set)]
     if outside:
         raise DatasetError(f"the split '{args.eval_set}' has no scene '{outside[0]}'")
     options = DetectorOptions(precision=args.precision or "fp32")
     detector = Detector.from_checkpoint(args.checkpoint, args.device or "auto", options)
-    kind = ShuffledImages if args.shuffle_images else NuScenesReader
+    kind = ShuffledImages if args.shuffle_images else CorruptedImages if corruption else NuScenesReader
     choice = {"scenes": args.scene} if args.scene else {"split": args.eval_set}
     reader = kind.of(detector.config, args.dataroot, args.version, **choice)
+    if isinstance(reader, CorruptedImages) and corruption:
+        reader.corruption = corruption
     joined = dist.is_available() and dist.is_initialized()
     rank, count = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
     scenes = reader.scenes[rank::count]
@@ -110,8 +119,10 @@ def _evaluate_network(args: argparse.Namespace) -> int:
         write_submission(submission, args.submission_out)
     scored = evaluate(reader.tables, submission, args.eval_set, args.scene)
     faults = [fault for _, part in parts for fault in part]
-    for token, reason in faults:
+    for token, reason in faults[:1] if corruption else faults:
         print(f"bevnext: warning: sample {token} could not be read and has no boxes: {reason}", file=sys.stderr)
+    if corruption:
+        print(f"bevnext: {len(faults)} of {frames} frames have no boxes", file=sys.stderr)
     scored.summary["inference"] = {
         "mode": mode,
         "precision": detector.precision,
@@ -119,10 +130,11 @@ def _evaluate_network(args: argparse.Namespace) -> int:
         "model": detector.config.name,
         "unreadable_frames": len(faults),
         "shuffled_images": args.shuffle_images,
+        "corruption": str(corruption or ""),
     }
     precision = precision_text(detector.options.precision, detector.device)
     published = " (as published)" if mode == "window" else ""
-    control = ", control with shuffled images" if args.shuffle_images else ""
+    control = f", {corruption}" if corruption else ", control with shuffled images" if args.shuffle_images else ""
     print(f"{detector.config.name}, mode {mode}{published}, {precision}{control}")
     report(scored, args.out)
     return 0
