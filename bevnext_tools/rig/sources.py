@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a camera's images are: a folder of files, or a video; each image with its stamp."""
+"""Where a camera's images are: a folder of files, a video, or one file; each image with its stamp."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ Source = Folder | Video
 def open_source(folder: Path, camera: str, rate: float | None) -> Source:
     """The images of ``camera`` below ``folder``.
 
-    Stamps are, the first that there is: number / ``rate``; ``CAMERA.txt`` with a line ``stamp`` per image, in order, or
+    One image alone may stand in the place of the folder: ``CAMERA.jpg``, its stamp is zero. Otherwise stamps are, the
+    first that there is: number / ``rate``; ``CAMERA.txt`` with a line ``stamp`` per image, in order, or
     ``stamp file``; those in the files' names, or of the video.
 
     Raises:
@@ -95,10 +96,13 @@ def open_source(folder: Path, camera: str, rate: float | None) -> Source:
             stamps = _by_rate(len(files), rate) if rate else [_named(path, listed) for path in files]
         return _ascending(Folder(camera, files, stamps))
     videos = [folder / f"{camera}{end}" for end in VIDEOS if (folder / f"{camera}{end}").is_file()]
+    single = [folder / f"{camera}{end}" for end in IMAGES if (folder / f"{camera}{end}").is_file()]
+    if single and not videos:
+        return Folder(camera, single[:1], [0])
     if not videos:
         there = ", ".join(sorted(path.name for path in folder.iterdir() if path.name[0] != ".")) or "nothing"
         raise DatasetError(
-            f"no images of camera '{camera}': neither a folder {directory} nor a video {directory}.mp4; "
+            f"no images of camera '{camera}': no folder {directory}, video {directory}.mp4 or image {directory}.jpg; "
             f"{folder} holds {there[:300]}"
         )
     stamps = _video_stamps(videos[0])

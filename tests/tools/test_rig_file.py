@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,25 @@ import yaml
 
 from bevnext_core.config import ModelConfig
 from bevnext_core.errors import ConfigError, DatasetError
+from bevnext_core.files import Parser
 from bevnext_core.geometry import rigid
-from bevnext_tools.rig.file import PLACEHOLDER, load_rig, write_rig
+from bevnext_core.strict import model_fields
+from bevnext_tools.cli import registry
+from bevnext_tools.rig.file import (
+    PLACEHOLDER,
+    Distortion,
+    Extrinsics,
+    Intrinsics,
+    Rig,
+    RigCamera,
+    load_rig,
+    write_rig,
+)
 from bevnext_tools.rig.stamps import Poses, seconds, stamp_in_name, stamp_ns
 from tests.own_rig import rig_mapping
+from tests.paths import ROOT
+
+PAGE = (ROOT / "docs" / "own_cameras.md").read_text()
 
 
 def written(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -191,3 +209,28 @@ def test_wrong_poses(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as error:
         Poses(path)
     assert str(path) in str(error.value) and message in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------- docs/own_cameras.md
+def test_the_page_shows_every_key_and_its_example_can_be_read(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    for part in (Rig, RigCamera, Intrinsics, Distortion, Extrinsics):
+        for key in model_fields(part):
+            assert re.search(rf"\b{key}:", example), key
+    (tmp_path / "rig.yaml").write_text(example)
+    front, back = load_rig(tmp_path / "rig.yaml").cameras
+    for camera, ahead in ((front, 1), (back, -1)):
+        looks, down = camera.vehicle_from_camera.matrix[:3, :3] @ [0, 0, 1], [0, 1, 0]
+        np.testing.assert_allclose(looks, [ahead, 0, 0], atol=1e-12)
+        np.testing.assert_allclose(camera.vehicle_from_camera.matrix[:3, :3] @ down, [0, 0, -1], atol=1e-12)
+
+
+def test_the_pages_commands_have_these_options() -> None:
+    registry.discover()
+    commands = re.findall(r"^bevnext (.*?)(?:\s+#.*)?$", PAGE.replace("\\\n", " "), re.MULTILINE)
+    assert len(commands) >= 9
+    for command in commands:
+        name, *options = shlex.split(command)
+        parser = Parser()
+        importlib.import_module(registry.COMMANDS[name].module).add_arguments(parser)
+        parser.parse_args(options)

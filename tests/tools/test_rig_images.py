@@ -193,6 +193,18 @@ def test_a_rate_takes_the_place_of_stamps(recording: Path) -> None:
         assert tuple(frame.images[SLOTS[0]][0, 0]) == color_of("front", number)  # type: ignore[index]
 
 
+def test_one_image_per_camera(recording: Path) -> None:
+    images = recording / "images"
+    for name in SLOT:
+        (images / name / f"{stamp_of(name, 1)}.png").rename(images / f"{name}.png")
+        for path in (images / name).iterdir():
+            path.unlink()
+        (images / name).rmdir()
+    (frame,) = frames_of(reader_of(recording, poses=False))
+    assert [tuple(frame.images[slot][0, 0]) for slot in SLOTS] == [color_of(name, 1) for name in SLOT]  # type: ignore[index]
+    assert frame.stamp_ns == 0 and (frame.camera_stamps_ns == 0).all()
+
+
 def test_a_video_per_camera(recording: Path) -> None:
     av = pytest.importorskip("av")
     images = recording / "images"
@@ -227,7 +239,7 @@ def test_a_video_per_camera(recording: Path) -> None:
 
 def test_no_images_of_a_camera_is_one_line(recording: Path) -> None:
     (recording / "images" / "left").rename(recording / "images" / "lefd")
-    with pytest.raises(DatasetError, match=r"no images of camera 'left': .*left.mp4; .* back, front, lefd, right"):
+    with pytest.raises(DatasetError, match=r"no images of camera 'left': .*left.jpg; .* back, front, lefd, right"):
         reader_of(recording)
 
 
