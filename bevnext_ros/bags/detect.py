@@ -17,6 +17,7 @@ from typing import Any
 from bevnext_core.detections import Detections, FrameDetector, lines_file
 from bevnext_core.errors import FrameError, one_line
 from bevnext_core.frame import CameraFrame
+from bevnext_ros.bags.layouts import write_layouts
 from bevnext_ros.bags.read_ahead import Handlers, ReadAhead
 from bevnext_ros.bags.reader import BagReader
 from bevnext_ros.bags.writer import BagError, BagWriter
@@ -33,7 +34,8 @@ OUTPUTS = ("/detector/detections", "/detector/boxes", "/detector/markers")
 
 @dataclass
 class BagSummary:
-    """What a run did: frames with a result, their boxes, frames dropped and resets by cause, and what was wrong."""
+    """What a run did: frames with a result, their boxes, frames dropped and resets by cause, what was wrong; the topics
+    that were read."""
 
     frames: int = 0
     boxes: int = 0
@@ -41,6 +43,7 @@ class BagSummary:
     resets: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
+    topics: set[str] = field(default_factory=set)
     video: Path | None = None
 
 
@@ -53,6 +56,7 @@ def bag_frames(
         BagError: the bag lacks the topics of a camera or any transforms (lists what it has), or is damaged.
     """
     handlers = _handlers(bag, stream, summary)
+    summary.topics = set(handlers)
     ahead = ReadAhead(bag, stream, handlers, summary.warnings.append)
     ahead.begin()
     now_ns = bag.span_ns[0]
@@ -138,14 +142,16 @@ def detect_bag(
     pictures: bool = True,
     picture_threshold: float = 0.3,
     json_lines: bool = False,
+    recording: bool = True,
     view: Callable[..., object] | None = None,
 ) -> BagSummary:
     """Run the detector over a bag; write a bag with its detections and pictures.
 
-    Writes below ``out``: ``detections`` (a bag with the node's topics :data:`OUTPUTS`), and with ``pictures``
-    ``frames/<nnn>.png`` and a video; with ``json_lines`` ``detections.jsonl``, a line per frame. ``view`` takes
-    each frame with the boxes that pictures show, and no truth. Boxes are filtered as in the node
-    (``score_threshold``, ``max_detections``).
+    Writes below ``out``: ``detections``, a bag with the node's topics :data:`OUTPUTS` and, with ``recording``, what the
+    detector was given (images, calibrations, transforms); layouts of Foxglove and RViz for it; with ``pictures``
+    ``frames/<nnn>.png`` and a video; with ``json_lines`` ``detections.jsonl``, a line per frame. Boxes are filtered as
+    in the node (``score_threshold``, ``max_detections``). ``view`` takes each frame with the boxes that pictures show,
+    and no truth.
 
     Raises:
         BagError: the bag cannot be used, the output bag exists, or no frame could be used at all.
@@ -160,8 +166,10 @@ def detect_bag(
     stream = RigStream(options, config.cameras, config.anchor_camera, recorded=True)
     output_frame = options.output_frame or options.base_frame
     stamps: list[int] = []
+    copy: _Copy | None = None
     detector.reset("new bag")
-    with BagReader(bag_path) as bag, BagWriter(out / "detections") as writer, lines_file(out, json_lines) as lines:
+    new_bag = BagWriter(out / "detections", storage="mcap")  # holds its types: Foxglove asks for that
+    with BagReader(bag_path) as bag, new_bag as writer, lines_file(out, json_lines) as lines:
         total = bag.counts.get(
             "/" + next(c.image_topic for c in stream.cameras if c.name == stream.anchor).lstrip("/")
         )
@@ -170,6 +178,9 @@ def detect_bag(
                 if posed.reset_reason:
                     detector.reset(posed.reset_reason)
                 found = detector.step(frame).above(options.score_threshold, options.max_detections)
+                if recording:
+                    copy = copy or _Copy(bag, writer, summary.topics)
+                    copy.until(posed.assembled.newest_arrival_ns)
                 _write(writer, found, posed, output_frame)
                 summary.frames += 1
                 summary.boxes += len(found)
@@ -188,13 +199,33 @@ def detect_bag(
             raise BagError(
                 f"{bag_path}: no frame could be used ({causes or 'none seen'}): {one_line(Exception(reason))}"
             )
+        if copy:
+            copy.until(bag.span_ns[1])
+    write_layouts(out, writer.counts.keys(), stream.cameras, options)
     if summary.pictures:
         summary.video = write_video(out / "detections.mp4", summary.pictures, stamps)
     return summary
 
 
+class _Copy:
+    """What the detector was given, as it was recorded; keeps pace with the detector."""
+
+    def __init__(self, bag: BagReader, writer: BagWriter, topics: set[str]) -> None:
+        self._messages, self._writer = bag.messages(topics), writer
+        self._latched = {*bag.latched, *(topic for topic in topics if topic.endswith("/tf_static"))}
+        self._next = next(self._messages, None)
+
+    def until(self, stamp_ns: int) -> None:
+        """Write what was recorded up to a time."""
+        while self._next is not None and self._next.stamp_ns <= stamp_ns:
+            topic = self._next.topic
+            self._writer.copy(topic, self._next.kind, self._next.data, self._next.stamp_ns, topic in self._latched)
+            self._next = next(self._messages, None)
+
+
 def _write(writer: BagWriter, found: Detections, posed: PosedFrame, frame: str) -> None:
-    factory, stamp = writer.factory, found.stamp_ns
+    """At the time at which the frame's last image was recorded, which may be on another clock than the stamps."""
+    factory, stamp = writer.factory, posed.assembled.newest_arrival_ns
     for topic, kind, make in (
         (OUTPUTS[0], "vision_msgs/msg/Detection3DArray", make_detections),
         (OUTPUTS[1], "sensor_msgs/msg/PointCloud2", make_boxes_cloud),
@@ -223,6 +254,7 @@ def run_detect_bag(
     pictures: bool = True,
     picture_threshold: float = 0.3,
     json_lines: bool = False,
+    recording: bool = True,
     view: Callable[..., object] | None = None,
 ) -> int:
     """The command: load, run, report. Raises BevnextError.
@@ -239,9 +271,11 @@ def run_detect_bag(
     if overrides:
         options = make_options({**asdict(options), **overrides}, "the command line")
     detector = make_detector(options, str(named_checkpoint(checkpoint)), device)
-    wanted: dict[str, Any] = {"pictures": pictures, "json_lines": json_lines, "view": view}
+    wanted: dict[str, Any] = {"pictures": pictures, "json_lines": json_lines, "view": view, "recording": recording}
     summary = detect_bag(bag, detector, out, options, picture_threshold=picture_threshold, **wanted)
-    print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {Path(out) / 'detections'}")
+    written = Path(out) / "detections"
+    size = sum(path.stat().st_size for path in written.iterdir())
+    print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {written} ({size / 1e6:.1f} MB)")
     if summary.video:
         print(f"video: {summary.video}")
     for line in dict.fromkeys(summary.warnings):

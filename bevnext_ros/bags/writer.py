@@ -93,16 +93,20 @@ class BagWriter:
         Args:
             kind: full name of the type. latched: offer transient-local durability on replay.
         """
+        data = bytes(self.typestore.serialize_cdr(message, kind))
+        self.copy(topic, kind, data, stamp_ns, latched)
+        return data
+
+    def copy(self, topic: str, kind: str, data: bytes, stamp_ns: int, latched: bool = False) -> None:
+        """Write a message that is serialised already, as :meth:`write` does."""
         connection = self._connections.get(topic)
         if connection is None:
             connection = self._writer.add_connection(
                 topic, kind, typestore=self.typestore, offered_qos_profiles=[_qos(latched)]
             )
             self._connections[topic] = connection
-        data = bytes(self.typestore.serialize_cdr(message, kind))
         self._writer.write(connection, stamp_ns, data)
         self.counts[topic] = self.counts.get(topic, 0) + 1
-        return data
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         assert self._folder is not None

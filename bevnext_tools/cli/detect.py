@@ -84,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
     lines = "write detections.jsonl too: a line of JSON per frame (with --images always)"
     add("--json-lines", action="store_true", help=lines)
+    alone = "with --bag: leave images, calibrations and transforms out of the bag that is written"
+    add("--detections-only", action="store_true", help=alone)
     add("--view", action="store_true", help="show frames and boxes in Rerun's viewer as they come (docs/view.md)")
     add("--rrd", metavar="FILE", help="write them to a file that Rerun's viewer opens")
     add("--no-pictures", action="store_true", help="write the submission, or the lines of JSON, only")
@@ -119,6 +121,8 @@ def _detect_in_frames(args: argparse.Namespace, out: Path, view: View | None) ->
 
     if args.params or args.node:
         raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
+    if args.detections_only:
+        raise BevnextError("--detections-only goes with --bag: nothing else makes a bag")
     options = DetectorOptions(**_detector_overrides(args))
     detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
     if args.images:
@@ -181,6 +185,7 @@ def _detect_in_bag(args: argparse.Namespace, view: View | None) -> int:
         pictures=not args.no_pictures,
         picture_threshold=args.score_threshold,
         json_lines=args.json_lines,
+        recording=not args.detections_only,
         view=view,
     )
 

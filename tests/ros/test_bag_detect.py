@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.config import ModelConfig
@@ -84,12 +86,86 @@ def test_recorded_boxes_equal_the_detections_and_pictures_are_written(root, bag,
     assert [path.name for path in summary.pictures] == [f"00{i}.png" for i in range(4)]
     assert summary.video is not None and summary.video.stat().st_size > 0
     with BagReader(tmp_path / "out" / "detections") as reader_:
-        assert reader_.counts == dict.fromkeys(OUTPUTS, 4)
+        assert {topic: reader_.counts[topic] for topic in OUTPUTS} == dict.fromkeys(OUTPUTS, 4)
         arrays = [message.decode() for message in reader_.messages({OUTPUTS[0]})]
     for message, detections in zip(arrays, expected, strict=True):
         assert stamp_ns(message.header) == detections.stamp_ns and message.header.frame_id == "base_link"
         boxes = np.array([box for box, _, _ in detection_rows(message)])
         np.testing.assert_allclose(boxes[:, :6], detections.boxes[:, :6], atol=1e-6)
+
+
+def leaves(node) -> list[str]:
+    return [node] if isinstance(node, str) else leaves(node["first"]) + leaves(node["second"])
+
+
+def layout_topics(out: Path) -> set[str]:
+    """All topics that the layouts name, besides those of TF."""
+    foxglove = json.loads((out / "foxglove.json").read_text())
+    assert sorted(leaves(foxglove["layout"])) == sorted(foxglove["configById"])
+    rviz = yaml.safe_load((out / "detector.rviz").read_text())["Visualization Manager"]["Displays"]
+    text = json.dumps([foxglove, rviz])
+    return set(re.findall(r'"(/[^" .]+)', text))
+
+
+OWN = {
+    "cameras": list("abcdef"),
+    "image_topics": ["{camera}/picture"],
+    "camera_info_topics": ["/rig/{camera}/info"],
+    "fixed_frame": "world",
+    "base_frame": "car",
+}
+
+
+def rename(topic: str, message):
+    """The bag as another rig with names as in :data:`OWN` would have recorded it."""
+    for letter, camera in zip("abcdef", CAMERAS):
+        topic = topic.replace(f"/{camera.lower()}/image_raw/compressed", f"/{letter}/picture")
+        topic = topic.replace(f"/{camera.lower()}/camera_info", f"/rig/{letter}/info")
+    for item in getattr(message, "transforms", ()):
+        names = {"odom": "world", "base_link": "car"}
+        item.header.frame_id = names.get(item.header.frame_id, item.header.frame_id)
+        item.child_frame_id = names.get(item.child_frame_id, item.child_frame_id)
+    return topic, message
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["nuScenes", "own names"])
+def test_the_bag_that_is_written_opens_alone(bag, tmp_path, own):
+    """It gives the same detections again; nothing of the rig is missing or changed, and its layouts fit."""
+    given, late = options(**(OWN if own else {})), 100_000_000_000 if own else 0
+    with BagReader(bag) as source, BagWriter(tmp_path / "source") as writer:
+        for item in source.messages():
+            topic, message = rename(item.topic, item.decode()) if own else (item.topic, item.decode())
+            # recorded on another clock than that of the stamps
+            writer.write(topic, item.kind, message, item.stamp_ns + late, item.topic in source.latched)
+    results = []
+    for place, take in (("source", tmp_path / "source"), ("copy", tmp_path / "out_source" / "detections")):
+        out, seen = tmp_path / f"out_{place}", []
+        detect_bag(take, StandIn(), out, given, pictures=False, view=lambda *shown, seen=seen: seen.append(shown))
+        with BagReader(out / "detections") as found, BagReader(tmp_path / "source") as source:
+            assert found.counts == {**source.counts, **dict.fromkeys(OUTPUTS, 4)}
+            assert found.latched == {"/tf_static"} and found.span_ns == source.span_ns
+            assert list(found.messages(source.topics)) == list(source.messages()), "byte by byte, at the same times"
+            kinds = [message.topic for message in found.messages() if message.kind.endswith(("Image", "3DArray"))]
+            messages = list(found.messages({OUTPUTS[0]}))
+            results.append(([frame for frame, *_ in seen], [(m.stamp_ns, m.data) for m in messages]))
+            assert [name == OUTPUTS[0] for name in kinds] == 4 * ([False] * 6 + [True]), "boxes after their images"
+            assert layout_topics(out) == {OUTPUTS[2], *(t for t in source.topics if "tf" not in t)}
+    (frames, boxes), (again, same) = results
+    assert_same_frames(again, frames)
+    assert boxes == same
+    text = (tmp_path / "out_copy" / "foxglove.json").read_text()
+    assert (f'"followTf": "{given.base_frame}"' in text) and ("base_link" in text) is not own
+    rviz = yaml.safe_load((tmp_path / "out_copy" / "detector.rviz").read_text())["Visualization Manager"]
+    assert rviz["Global Options"]["Fixed Frame"] == given.fixed_frame
+    cameras = [display["Name"] for display in rviz["Displays"] if display["Class"].endswith("/Image")]
+    assert cameras == (OWN["cameras"] if own else [camera.lower() for camera in CAMERAS])
+
+
+def test_a_bag_of_detections_only(bag, tmp_path):
+    detect_bag(bag, StandIn(), tmp_path / "out", options(), pictures=False, recording=False)
+    with BagReader(tmp_path / "out" / "detections") as found:
+        assert found.counts == dict.fromkeys(OUTPUTS, 4)
+    assert layout_topics(tmp_path / "out") == {OUTPUTS[2]}
 
 
 def test_thresholds_limit_what_is_written(bag, tmp_path):
