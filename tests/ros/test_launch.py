@@ -334,7 +334,7 @@ def test_a_camera_file_describes_the_rig(launch, tmp_path):
 
 def test_the_meaning_of_arguments_needs_neither_torch_nor_pydantic_nor_launch():
     code = (
-        "import sys; from bevnext_ros import launch_arguments; from bevnext_core import threads; "
+        "import sys; from bevnext_ros import launch_arguments; from bevnext_tools import threads; "
         "print({'torch', 'pydantic', 'numpy', 'launch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
