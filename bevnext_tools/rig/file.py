@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 from pydantic import PositiveFloat, PositiveInt
+from pyquaternion import Quaternion
 
 from bevnext_core.calibration import COEFFICIENTS, Calibration
 from bevnext_core.config import ModelConfig
@@ -44,6 +45,14 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)  # what was read names file, camera and key
 
 
+def looking(left: float, up: float, roll: float) -> np.ndarray:
+    """``[3, 3]``: the rotation of a camera that looks so many degrees left of straight ahead and above the level, its
+    right side raised by ``roll`` degrees."""
+    turns = zip(((0, 0, 1), (0, -1, 0), (-1, 0, 0)), (left, up, roll))
+    yaw, pitch, rolled = (Quaternion(axis=axis, degrees=angle).rotation_matrix for axis, angle in turns)
+    return yaw @ pitch @ rolled @ [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+
+
 @model
 class Intrinsics:
     """Pinhole: focal lengths and principal point, pixels of the images as they are (before any rectification)."""
@@ -69,20 +78,25 @@ class Distortion:
 
 @model
 class Extrinsics:
-    """The camera in the vehicle frame: metres, and a unit quaternion (x, y, z, w) or a matrix of three rows."""
+    """The camera in the vehicle frame: metres, and a unit quaternion (x, y, z, w), a matrix of three rows, or
+    :func:`looking`'s angles."""
 
     translation: tuple[float, ...]
     quaternion_xyzw: tuple[float, ...] = ()
     rotation: tuple[tuple[float, ...], ...] = ()
+    looks_deg: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         given = list(self.translation)
         _require(len(given) == 3, f"translation must be 3 numbers (x, y, z in metres), got {given}")
         far = max(map(abs, given)) > _FARTHEST
         _require(not far, f"translation {given} is more than {_FARTHEST:g} m from the vehicle: give metres")
-        one = bool(self.quaternion_xyzw) != bool(self.rotation)
-        _require(one, "needs quaternion_xyzw (x, y, z, w) or rotation (three rows), one of the two")
-        if self.rotation:
+        one = [bool(self.quaternion_xyzw), bool(self.rotation), bool(self.looks_deg)].count(True) == 1
+        _require(one, "needs one of quaternion_xyzw (x, y, z, w), rotation (three rows), looks_deg (left, up, roll)")
+        if self.looks_deg:
+            given = list(self.looks_deg)
+            _require(len(given) == 3, f"looks_deg must be 3 angles (left, up, roll in degrees), got {given}")
+        elif self.rotation:
             rows = [list(row) for row in self.rotation]
             _require([len(row) for row in rows] == [3, 3, 3], f"rotation must be 3 rows of 3 numbers, got {rows}")
             fault = rigid_fault(self.matrix)
@@ -99,7 +113,8 @@ class Extrinsics:
             x, y, z, w = self.quaternion_xyzw
             return rigid(np.array([w, x, y, z]), np.array(self.translation))
         transform = np.eye(4)
-        transform[:3, :3], transform[:3, 3] = self.rotation, self.translation
+        transform[:3, :3] = self.rotation or looking(*self.looks_deg)
+        transform[:3, 3] = self.translation
         return transform
 
 

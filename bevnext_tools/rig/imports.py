@@ -22,7 +22,7 @@ from bevnext_core.files import user_path
 from bevnext_core.geometry import invert_rigid, rigid, rigid_fault
 from bevnext_core.images import read_image
 from bevnext_core.strict import read_yaml
-from bevnext_tools.rig.file import PLACEHOLDER, write_rig
+from bevnext_tools.rig.file import PLACEHOLDER, looking, write_rig
 from bevnext_tools.rig.stamps import seconds
 
 Camera = dict[str, Any]
@@ -31,11 +31,18 @@ _KALIBR_DISTORTION = {"radtan": "plumb_bob", "equidistant": "equidistant", "none
 
 
 def pose_of(text: str, what: str) -> np.ndarray:
-    """``x y z qx qy qz qw`` (spaces or commas) -> ``[4, 4]``. Raises ConfigError that names ``what``."""
+    """``x y z qx qy qz qw`` or ``x y z left up roll``, spaces or commas -> ``[4, 4]``. Raises ConfigError that names
+    ``what``."""
     try:
-        x, y, z, qx, qy, qz, qw = map(float, text.replace(",", " ").split())
+        numbers = [float(part) for part in text.replace(",", " ").split()]
+        if len(numbers) == 6 and np.isfinite(numbers).all():
+            placed = np.eye(4)
+            placed[:3, :3], placed[:3, 3] = looking(*numbers[3:]), numbers[:3]
+            return placed
+        x, y, z, qx, qy, qz, qw = numbers
     except ValueError:
-        raise ConfigError(f"{what} must be the 7 numbers 'x y z qx qy qz qw', got '{text}'") from None
+        wanted = "the 7 numbers 'x y z qx qy qz qw', or the 6 'x y z left up roll' (degrees)"
+        raise ConfigError(f"{what} must be {wanted}, got '{text}'") from None
     norm = np.linalg.norm([qx, qy, qz, qw])
     if not np.isfinite([x, y, z]).all() or not abs(norm - 1) < 1e-2:
         raise ConfigError(f"{what} needs finite numbers and a quaternion of norm 1, got '{text}'")

@@ -120,6 +120,12 @@ def test_a_camera_in_words(recording: Path) -> None:
         "at x 1.50, y 0.00, z 1.50 m; looks 55 deg to the left, 0 deg down, rolled 0 deg; sees 65 x 39 deg"
     )
     assert "looks 55 deg to the right" in describe(frame, 2)
+    mapping = rig_mapping()
+    mapping["cameras"][0]["vehicle_from_camera"] = {"translation": [1, 2, 3], "looks_deg": [-20, -7, 3]}
+    (recording / "rig.yaml").write_text(yaml.safe_dump(mapping))
+    reader = RigReader(recording / "rig.yaml", recording / "images", ModelConfig())
+    front = reader.load(reader.refs("images")[0]).with_cameras(("CAM_FRONT",))
+    assert "at x 1.00, y 2.00, z 3.00 m; looks 20 deg to the right, 7 deg down, rolled 3 deg" in describe(front, 0)
 
 
 def test_the_rig_from_above(recording: Path) -> None:

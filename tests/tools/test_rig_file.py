@@ -72,12 +72,28 @@ def test_a_matrix_says_the_same_as_a_quaternion(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_rig(path).cameras[1].vehicle_from_camera.matrix, quaternion)
 
 
+def test_angles_say_where_a_camera_looks(tmp_path: Path) -> None:
+    def axes(*angles: float) -> np.ndarray:
+        camera = load_rig(written(tmp_path, turned_by(list(angles)))).cameras[1]
+        return camera.vehicle_from_camera.matrix[:3, :3].T
+
+    right, down, view = axes(90, 0, 0)
+    np.testing.assert_allclose([view, right, down], [[0, 1, 0], [1, 0, 0], [0, 0, -1]], atol=1e-12)
+    np.testing.assert_allclose(axes(0, -30, 0)[2], [np.sqrt(0.75), 0, -0.5], atol=1e-12)
+    np.testing.assert_allclose(axes(0, 0, 30)[0], [0, -np.sqrt(0.75), 0.5], atol=1e-12)
+
+
 def placed(**values: Any) -> Callable[[dict[str, Any]], object]:
     return lambda camera: camera["vehicle_from_camera"].update(values)
 
 
 def turned(rows: list[list[float]]) -> Callable[[dict[str, Any]], object]:
     place = {"translation": [0, 0, 1.5], "rotation": rows}
+    return lambda camera: camera.update(vehicle_from_camera=place)
+
+
+def turned_by(angles: list[float]) -> Callable[[dict[str, Any]], object]:
+    place = {"translation": [0, 0, 1.5], "looks_deg": angles}
     return lambda camera: camera.update(vehicle_from_camera=place)
 
 
@@ -99,10 +115,11 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "millimetres": (placed(translation=[1500, 0, 1200]), "translation [1500.0, 0.0, 1200.0] is more than 30 m"),
     "two": (placed(translation=[1, 2]), "translation must be 3 numbers (x, y, z in metres), got [1.0, 2.0]"),
     "quaternion": (placed(quaternion_xyzw=[1, 1, 0, 0]), "must be 4 numbers (x, y, z, w) of norm 1, got [1.0, 1.0,"),
-    "both": (placed(rotation=[[1, 0, 0], [0, 1, 0], [0, 0, 1]]), "quaternion_xyzw (x, y, z, w) or rotation"),
+    "both": (placed(rotation=[[1, 0, 0], [0, 1, 0], [0, 0, 1]]), "needs one of quaternion_xyzw (x, y, z, w), rota"),
     "mirror": (turned([[1, 0, 0], [0, 1, 0], [0, 0, -1]]), "is no rotation: its rows must be orthonormal"),
     "scaled": (turned([[2, 0, 0], [0, 1, 0], [0, 0, 1]]), "rotation [[2.0, 0.0, 0.0], "),
     "rows": (turned([[1, 0, 0], [0, 1, 0]]), "rotation must be 3 rows of 3 numbers"),
+    "angles": (turned_by([55, 0]), "looks_deg must be 3 angles (left, up, roll in degrees), got [55.0, 0.0]"),
     "place": (lambda c: c.update(vehicle_from_camera=PLACEHOLDER), "'vehicle_from_camera' is still FILL_IN, as an"),
     "slot": (lambda c: c.update(slot=PLACEHOLDER), "'slot' is still FILL_IN, as an import left it: name the network"),
 }
@@ -218,7 +235,8 @@ def test_the_page_shows_every_key_and_its_example_can_be_read(tmp_path: Path) ->
         for key in model_fields(part):
             assert re.search(rf"\b{key}:", example), key
     (tmp_path / "rig.yaml").write_text(example)
-    front, back = load_rig(tmp_path / "rig.yaml").cameras
+    front, left, back = load_rig(tmp_path / "rig.yaml").cameras
+    assert left.vehicle_from_camera.matrix[1, 2] == pytest.approx(np.sin(np.deg2rad(55)))
     for camera, ahead in ((front, 1), (back, -1)):
         looks, down = camera.vehicle_from_camera.matrix[:3, :3] @ [0, 0, 1], [0, 1, 0]
         np.testing.assert_allclose(looks, [ahead, 0, 0], atol=1e-12)

@@ -72,6 +72,13 @@ def test_camera_info_with_extrinsics(info: Path, tmp_path: Path, capsys: pytest.
     np.testing.assert_allclose(expected[:3, :3] @ [0, 0, 1], [1, 0, 0], atol=1e-12)  # it looks ahead
 
 
+def test_angles_in_place_of_a_quaternion(info: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rig.yaml"
+    assert rig_import(out, "--camera-info", f"front={info}", "--vehicle-from-camera", "front=1.7 0.1 1.5 0 0 0") == 0
+    expected = rigid(np.array([0.5, -0.5, 0.5, -0.5]), np.array([1.7, 0.1, 1.5]))
+    np.testing.assert_allclose(load_rig(out).cameras[0].vehicle_from_camera.matrix, expected, atol=1e-12)
+
+
 def test_what_camera_info_does_not_tell_is_refused_by_name(
     info: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,7 +200,7 @@ def test_wrong_camchains(
     ("options", "message"),
     [
         ((), "--kalibr needs --vehicle-from-cam0 'x y z qx qy qz qw'"),
-        (("--vehicle-from-cam0", "1 2 3"), "must be the 7 numbers 'x y z qx qy qz qw', got '1 2 3'"),
+        (("--vehicle-from-cam0", "1 2 3"), "or the 6 'x y z left up roll' (degrees), got '1 2 3'"),
         (("--vehicle-from-cam0", "0 0 0 1 1 1 1"), "needs finite numbers and a quaternion of norm 1"),
         (("--vehicle-from-cam0", PLACE, "--names", "a,b"), "has 3 cameras (cam0, cam1, cam2), --names gives 2"),
         (("--vehicle-from-cam0", PLACE, "--slot", "top=CAM_FRONT"), "--slot names 'top', which is no camera"),
