@@ -49,7 +49,7 @@ from bevnext_core.trained_on import TrainedOn  # noqa: E402
 from training.data.cbgs import balanced_frames  # noqa: E402
 from training.data.dataset import Batch, TrainingDataset  # noqa: E402
 from training.data.encodings import EncodedDataset  # noqa: E402
-from training.data.index import open_index  # noqa: E402
+from training.data.index import join_indexes, open_index  # noqa: E402
 from training.data.loader import batches_of, make_loader  # noqa: E402
 from training.data.sampler import EpochSampler  # noqa: E402
 from training.data.shared_runs import RunDataset, RunSampler  # noqa: E402
@@ -90,11 +90,12 @@ def open_data(config: ModelConfig, options: argparse.Namespace, processes: Proce
     """The samples of the split, or runs of them. Rank 0 builds the index where it must be, the others read it."""
     if not processes.is_main:
         processes.barrier()
-    index = open_index(options.dataroot, options.version, options.index_dir, sys.stderr.isatty())
+    roots = [options.dataroot] if isinstance(options.dataroot, str) else options.dataroot
+    indexes = [open_index(root, options.version, options.index_dir, sys.stderr.isatty()) for root in roots]
     if processes.is_main:
         processes.barrier()
     part = config.training.part
-    return kinds(config.training)[0](index, config, options.scenes or options.split,
+    return kinds(config.training)[0](join_indexes(indexes), config, options.scenes or options.split,
                                      None if part == "bev" or options.dry_run else options.cache)
 
 

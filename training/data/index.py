@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,29 @@ def open_index(
         except OSError as error:
             raise DatasetError(f"the index cannot be written to {path}: {one_line(error)}") from None
     return index
+
+
+def join_indexes(indexes: Sequence[DatasetIndex]) -> DatasetIndex:
+    """One index of several data sets: cameras of other sizes and focal lengths, or more scenes; files by absolute path.
+
+    Its ``dataroot`` is that of the first.
+    """
+    if len(indexes) == 1:
+        return indexes[0]
+    first = np.cumsum([0, *(len(index) for index in indexes)])
+    boxes = np.cumsum([0, *(len(index.boxes) for index in indexes)])
+    columns = {name: np.concatenate([getattr(index, name) for index in indexes]) for name in _ARRAYS}
+    columns["previous"] = np.concatenate([np.where(i.previous < 0, -1, i.previous + n) for i, n in zip(indexes, first)])
+    starts = [index.box_start[:-1] + n for index, n in zip(indexes, boxes)]
+    columns["box_start"] = np.concatenate([*starts, boxes[-1:]])
+    for name in ("image_files", "lidar_files"):
+        columns[name] = np.concatenate([_absolute(index.dataroot, getattr(index, name)) for index in indexes])
+    faults = tuple(fault for index in indexes for fault in index.faults)
+    return DatasetIndex(indexes[0].dataroot, indexes[0].version, **columns, faults=faults)
+
+
+def _absolute(dataroot: Path, names: np.ndarray) -> np.ndarray:
+    return np.array([str(dataroot / name) if name else "" for name in names.ravel().tolist()]).reshape(names.shape)
 
 
 def index_path(dataroot: Path, version: str, folder: str | Path | None = None) -> Path:

@@ -104,7 +104,7 @@ class RunDataset(TrainingDataset):
 
 def scene_bounds(index: DatasetIndex) -> tuple[np.ndarray, np.ndarray]:
     """For each key frame the first one of its scene and one past the last; scenes lie together in an index."""
-    starts = np.flatnonzero(np.concatenate([[True], index.scenes[1:] != index.scenes[:-1]]))
+    starts = np.flatnonzero(index.previous < 0)
     ends = np.append(starts[1:], len(index.scenes))
     lengths = ends - starts
     return np.repeat(starts, lengths), np.repeat(ends, lengths)

@@ -27,7 +27,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--stage", type=int, choices=(1, 2), required=True)
     add("--config", help="model configuration (YAML); default: the published one of the stage")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override, e.g. training.epochs=3")
-    add("--dataroot", help="nuScenes folder")
+    add("--dataroot", nargs="+", help="nuScenes folder; several are one data set, whose cameras may differ")
     add("--version", default="v1.0-trainval")
     add("--split", default="train", help="official split to train on (mini_train for v1.0-mini)")
     add("--scenes", nargs="+", help="train on these scenes instead of a split")
@@ -55,6 +55,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--max-steps", type=int, help="stop (with a checkpoint and the weights) after this many steps of the whole run")
     add("--dry-run", action="store_true", help="print the schedule and stop")
     options = parser.parse_args(arguments)
+    if options.dataroot and len(options.dataroot) == 1:
+        (options.dataroot,) = options.dataroot
     for name in ("dataroot", "work_dir"):
         if getattr(options, name) is None and not options.dry_run:
             parser.error(f"--{name.replace('_', '-')} is needed")
