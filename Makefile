@@ -1,8 +1,8 @@
 # make setup   creates .venv and installs everything, ROS 2 included
-# make test    set-up, lint, type check and tests, the node's on Jazzy's rclpy too; one summary line at the end
+# make test    set-up, lint, type check and tests, the node's on Jazzy's rclpy too, some on numpy 1; one summary line
 # make test-jazzy  the latter alone
 # make lint    set-up without ROS, lint and type check only
-# make demo    set-up without ROS, then a synthetic drive detected, scored and shown in demo/;
+# make demo    the least set-up, then a synthetic drive detected, scored and shown in demo/;
 #              with DATAROOT=... CHECKPOINT=... detection on that data set
 # make demo-ros  set-up, then the same drive through the node over DDS, compared with the detector's own boxes
 # make colcon  set-up, then colcon build, test and test-result, with the environment's Python
@@ -10,7 +10,9 @@
 #              set-up (docs/gpu.md). A dry run without a GPU: make gpu DEVICE=cpu SIZE=tiny
 # make clean   removes .venv and everything that was built
 #
-# Each target does its own set-up; one that has been done costs nothing.
+# Each target does its own set-up; one that has been done costs nothing (docs/installation.md). Settings of set-up:
+#   TORCH=cpu or cuda  the builds of PyTorch; unless given, found out; TORCH_INDEX=... where those for CPUs are
+#   PYTHON=...         the Python that .venv is made with; VERBOSE=1 shows what pip or uv says
 
 PYTHON ?= python3
 VENV := .venv
@@ -53,7 +55,8 @@ base:
 jazzy:
 	@$(SETUP) jazzy
 
-test: jazzy
+test:
+	@$(SETUP) test
 	@OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python scripts/run_checks.py $(PYTEST)
 
 test-jazzy: jazzy
@@ -70,7 +73,8 @@ colcon: setup
 	$(COLCON) test --return-code-on-test-failure --pytest-args $(COLCON_TESTS)
 	$(COLCON) test-result
 
-demo: base
+demo:
+	@$(SETUP) demo
 ifeq ($(DATAROOT),)
 	@$(VENV)/bin/bevnext demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --out "$(OUT)"
 else ifeq ($(CHECKPOINT),)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from bevnext_core.datasets.nuscenes_tables import ADD_DEVKIT
 from bevnext_core.errors import BevnextError, one_line
 from bevnext_core.files import cache_directory
 from bevnext_tools.cli.main import version
@@ -21,7 +22,6 @@ PACKAGES = (
     "onnxruntime", "tensorboard",
 )  # fmt: skip
 ROS_PACKAGES = ("rclpy", "vision_msgs", "tf2_msgs", "message_filters", "cv_bridge")
-DEVKIT = "pip install --no-deps nuscenes-devkit==1.2.0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def facts() -> Iterator[tuple[str, str]]:
     for name in PACKAGES:
         yield name, version(name)
     if importlib.util.find_spec("nuscenes") is None:
-        yield "", f"reading and scoring nuScenes needs the devkit: {DEVKIT}"
+        yield "", f"reading and scoring nuScenes needs the devkit: {ADD_DEVKIT}"
     yield from _torch()
     yield from _compilers()
     yield "ROS", os.environ.get("ROS_DISTRO", "no distribution is sourced")

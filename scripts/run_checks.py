@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Lint, type check, tests, and the node's tests on Jazzy; ends with one line `N passed, N failed, N skipped`.
+"""Lint, type check, tests, the node's on Jazzy, some on numpy 1; ends with one line `N passed, N failed, N skipped`.
 
     python scripts/run_checks.py [--lint-only | --jazzy-only] [pytest's arguments]
 
 Every check runs even if one before it failed. ruff, mypy and import-linter count as one check each,
-beside the tests. Jazzy's packages are in .venv/jazzy; continuous integration fails where they are not.
+beside the tests. Jazzy's packages are in .venv/jazzy, numpy 1 is in .venv/numpy1; continuous integration fails where
+they are not.
 The exit code is 0 only if nothing failed and tests were run to their end.
 """
 
@@ -23,6 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / ".checks"
 JAZZY = Path(sys.prefix) / "jazzy" / "bin" / "python"
 JAZZY_TESTS = ["-m", "ros and not slow", "tests/ros"]
+NUMPY_1 = Path(sys.prefix) / "numpy1" / "bin" / "python"
+# what hands arrays to and fro most: boxes, images, tables, scores, files
+NUMPY_1_TESTS = ["-m", "not slow", *(f"tests/{name}.py" for name in (
+    "core/test_boxes", "core/test_decode", "core/test_frame", "core/test_images", "core/test_nuscenes",
+    "core/test_step", "tools/test_draw", "tools/test_evaluation", "tools/test_submission",
+))]  # fmt: skip
 
 
 def run(*arguments: str, python: str = sys.executable) -> int:
@@ -91,13 +98,18 @@ def main() -> int:
     runs = []
     if not only:
         runs.append(run_tests("pytest", *arguments))
+    distribution = os.environ.get("ROS_DISTRO")
     if only != "lint":
-        if distribution := os.environ.get("ROS_DISTRO"):
+        if distribution:
             print(f"the node's tests run on ROS {distribution}, which is active, not on Jazzy's packages")
         elif JAZZY.is_file():
             runs.append(run_tests("pytest-jazzy", *arguments, *JAZZY_TESTS, python=str(JAZZY)))
         elif os.environ.get("CI") or only:
             trouble.append(f"no Jazzy in {JAZZY.parents[1]}")
+    if not only and NUMPY_1.is_file():
+        runs.append(run_tests("pytest-numpy1", *arguments, *NUMPY_1_TESTS, python=str(NUMPY_1)))
+    elif not only and os.environ.get("CI") and sys.version_info < (3, 13) and not distribution:
+        trouble.append(f"no numpy 1 in {NUMPY_1.parents[1]}")
     for counts, wrong in runs:
         passed, failed, skipped = passed + counts[0], failed + counts[1], skipped + counts[2]
         trouble += [wrong] if wrong else []

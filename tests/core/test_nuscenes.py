@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pyquaternion import Quaternion
 
-pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed (it needs numpy < 2)")
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader

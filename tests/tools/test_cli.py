@@ -208,7 +208,7 @@ def test_unknown_config_key_is_one_line(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------- nuScenes commands
 nuscenes = pytest.mark.skipif(
     not any((Path(folder) / "nuscenes").is_dir() for folder in sys.path if folder),
-    reason="nuscenes-devkit is not installed (it needs numpy < 2)",
+    reason="needs nuscenes-devkit",
 )
 
 

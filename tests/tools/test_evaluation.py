@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed (it needs numpy < 2)")
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import load_tables
