@@ -79,9 +79,10 @@ def megabytes(*pins: Path) -> int:
 def install(venv: Path, *arguments: str | Path, what: str, into: Path | None = None) -> None:
     """Install into an environment, or into that of the Python ``into``: with uv where it is in PATH, else with pip."""
     python = venv / "bin" / "python"
-    if uv := shutil.which("uv"):
+    settings = pip_settings(python)
+    if (uv := shutil.which("uv")) and "no-index" not in settings:  # which uv knows as an option alone
         try:
-            run([uv, "pip", "install", "--python", into or python, *arguments], what, uv_environment(python))
+            run([uv, "pip", "install", "--python", into or python, *arguments], what, uv_environment(settings))
             return
         except SetupError:
             if not (venv / "bin" / "pip").exists():
@@ -91,16 +92,21 @@ def install(venv: Path, *arguments: str | Path, what: str, into: Path | None = N
     run([*command, "--disable-pip-version-check", "--no-input", *arguments], what)
 
 
-def uv_environment(python: Path) -> dict[str, str]:
+def pip_settings(python: Path) -> dict[str, str]:
+    """What pip is configured with, by its files and the environment."""
+    command = [python, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    lines = [line.partition("=") for line in listed.splitlines()]
+    return {name.rpartition(".")[2]: ast.literal_eval(value) for name, _, value in lines if value}
+
+
+def uv_environment(settings: dict[str, str]) -> dict[str, str]:
     """The environment for uv, which does not read what pip is configured with: the same indexes."""
     if any(name.startswith("UV_") and ("INDEX" in name or "CONFIG" in name) for name in os.environ):
         return dict(os.environ)
-    command = [python, "-m", "pip", "config", "list"]
-    listed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
     # a version may be in any of the indexes, as for pip; the hashes say that it is the right one
     found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
-    for setting, _, value in (line.partition("=") for line in listed.splitlines()):
-        if known := UV_NAMES.get(setting.rpartition(".")[2]):
-            name, separator = known
-            found[name] = separator.join(ast.literal_eval(value).split())
+    for setting, (name, separator) in UV_NAMES.items():
+        if setting in settings:
+            found[name] = separator.join(settings[setting].split())
     return found | os.environ
