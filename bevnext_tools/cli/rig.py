@@ -8,9 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bevnext_core.errors import BevnextError
 from bevnext_tools.cli.dataset import add_output_arguments, output_folder
+
+if TYPE_CHECKING:
+    from bevnext_core.datasets.nuscenes import NuScenesReader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +145,7 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scene(args: argparse.Namespace, sweeps: bool = False):  # type: ignore[no-untyped-def]
+def _scene(args: argparse.Namespace, sweeps: bool = False) -> tuple[NuScenesReader, str]:
     from bevnext_core.datasets.nuscenes import NuScenesReader
 
     reader = NuScenesReader(args.dataroot, args.version, scenes=args.scene and [args.scene], sweeps=sweeps)
