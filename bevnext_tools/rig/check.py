@@ -161,7 +161,7 @@ def describe(frame: CameraFrame, index: int) -> str:
     side = "left" if left >= 0 else "right"
     return (
         f"at x {x:.2f}, y {y:.2f}, z {z:.2f} m; looks {abs(left):.0f} deg to the {side}, {abs(up):.0f} deg "
-        f"{'up' if up > 0 else 'down'}, rolled {roll:.0f} deg; sees {seen[0]:.0f} x {seen[1]:.0f} deg"
+        f"{'up' if up > 0 else 'down'}, rolled {round(roll)} deg; sees {seen[0]:.0f} x {seen[1]:.0f} deg"
     )
 
 
