@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
             reader = reader_of(reader_kind)
             add(name, detect_scenes(detector, reader, reader.scenes, "streaming")[0], reader)
     if options.prior_dataroot:
-        index = open_index(options.prior_dataroot, options.prior_version, progress=False)
+        index = open_index(options.prior_dataroot, options.prior_version, progress=False, config=config)
         frames = TrainingDataset(index, config, split_scenes(options.prior_split)).frames
         reader = reader_of(NuScenesReader)
         for name, kind in GUESSES.items():

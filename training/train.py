@@ -91,7 +91,7 @@ def open_data(config: ModelConfig, options: argparse.Namespace, processes: Proce
     if not processes.is_main:
         processes.barrier()
     roots = [options.dataroot] if isinstance(options.dataroot, str) else options.dataroot
-    indexes = [open_index(root, options.version, options.index_dir, sys.stderr.isatty()) for root in roots]
+    indexes = [open_index(root, options.version, options.index_dir, sys.stderr.isatty(), config) for root in roots]
     if processes.is_main:
         processes.barrier()
     part = config.training.part

@@ -17,7 +17,7 @@ from bevnext_core.errors import DatasetError
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Annotated boxes of the ten detection classes in one key frame.
+    """Annotated boxes of the network's classes in one key frame.
 
     Attributes:
         boxes: ``[M, 9]`` float64 in the ego frame at the anchor camera's stamp, layout of
@@ -48,6 +48,17 @@ class GroundTruth:
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in fields})
 
 
+def class_of(category: str, class_names: Sequence[str]) -> str | None:
+    """The class that an annotation's category belongs to: the one of that name, or nuScenes' detection class of it.
+
+    ``None``: it is none of ``class_names``.
+    """
+    from nuscenes.eval.detection.utils import category_to_detection_name
+
+    name = category if category in class_names else category_to_detection_name(category)
+    return name if name in class_names else None
+
+
 def annotated_boxes(
     tables: Any, sample_token: str, class_names: Sequence[str], ego_from_global: np.ndarray
 ) -> GroundTruth:
@@ -58,14 +69,12 @@ def annotated_boxes(
     """
     if getattr(tables, "truth_fault", ""):
         raise DatasetError(tables.truth_fault)
-    from nuscenes.eval.detection.utils import category_to_detection_name
-
     attribute_names = {row["token"]: row["name"] for row in tables.attribute}
     rows, labels = [], []
     for token in row_of(tables, "sample", sample_token)["anns"]:
         row = row_of(tables, "sample_annotation", token)
-        name = category_to_detection_name(row["category_name"])
-        if name in class_names:
+        name = class_of(row["category_name"], class_names)
+        if name is not None:
             rows.append(row)
             labels.append(class_names.index(name))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from bevnext_core.classes import CLASSES
 from bevnext_core.errors import BevnextError, DatasetError
 from bevnext_core.precision import PRECISIONS, precision_text
 from bevnext_tools.cli.dataset import add_dataset_arguments
@@ -97,6 +98,9 @@ def _evaluate_network(args: argparse.Namespace) -> int:
         raise DatasetError(f"the split '{args.eval_set}' has no scene '{outside[0]}'")
     options = DetectorOptions(precision=args.precision or "fp32")
     detector = Detector.from_checkpoint(args.checkpoint, args.device or "auto", options)
+    if unknown := [name for name in detector.config.class_names if name not in CLASSES]:
+        raise BevnextError(f"the official metric knows nuScenes' ten classes, and '{detector.config.name}' finds "
+                           f"{', '.join(unknown)}; see docs/own_data.md")
     kind = ShuffledImages if args.shuffle_images else CorruptedImages if corruption else NuScenesReader
     choice = {"scenes": args.scene} if args.scene else {"split": args.eval_set}
     reader = kind.of(detector.config, args.dataroot, args.version, **choice)

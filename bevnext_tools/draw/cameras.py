@@ -21,7 +21,7 @@ from bevnext_core.files import atomic_path
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid, project
 from bevnext_tools.draw.bev import BevView, BoxLayer, draw_bev, draw_legend, draw_line
-from bevnext_tools.draw.colors import BACKGROUND, CLASS_COLORS, DOUBT_COLOR, TRUTH_COLOR, Color, class_color
+from bevnext_tools.draw.colors import BACKGROUND, DOUBT_COLOR, TRUTH_COLOR, Color, class_color
 from bevnext_tools.draw.text import Labels, draw_text
 
 NEAR = 0.1
@@ -211,7 +211,7 @@ def draw_frame(
     # from above only the score: the colour says the class
     scores = replace(layers[-1], labels=[f"{score:.2f}" for score in detections.scores])
     bev = draw_bev([*layers[:-1], scores], view)
-    present = [name for name in CLASS_COLORS if name in set(detections.names)]
+    present = [name for name in detections.class_names if name in set(detections.names)]
     draw_legend(bev, present, truth_boxes is not None)
     summary = f"{len(detections)} detections"
     if truth_boxes is not None:

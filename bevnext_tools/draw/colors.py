@@ -8,6 +8,8 @@ differ in protanopia, deuteranopia and tritanopia too (``tests/tools/test_draw.p
 
 from __future__ import annotations
 
+import zlib
+
 Color = tuple[int, int, int]
 
 CLASS_COLORS: dict[str, Color] = {
@@ -23,7 +25,6 @@ CLASS_COLORS: dict[str, Color] = {
     "traffic_cone": (0, 255, 136),  # spring green, not of the palette
 }
 """RGB per class."""
-OTHER_COLOR: Color = (170, 170, 170)
 TRUTH_COLOR: Color = (255, 255, 255)
 DOUBT_COLOR: Color = (255, 176, 0)
 BACKGROUND: Color = (24, 26, 30)
@@ -33,5 +34,5 @@ TEXT: Color = (205, 208, 214)
 
 
 def class_color(name: str) -> Color:
-    """RGB of a class."""
-    return CLASS_COLORS.get(name, OTHER_COLOR)
+    """RGB of a class; one that nuScenes does not have takes one of the ten colours by its name."""
+    return CLASS_COLORS.get(name) or tuple(CLASS_COLORS.values())[zlib.crc32(name.encode()) % len(CLASS_COLORS)]

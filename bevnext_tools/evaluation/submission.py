@@ -50,7 +50,7 @@ class SubmissionError(BevnextError):
 
 def attribute_for(name: str, speed: float) -> str:
     """The published rule: an attribute from the class and the global planar speed (m/s); empty for none."""
-    moving, still = _ATTRIBUTES[name]
+    moving, still = _ATTRIBUTES.get(name, ("", ""))
     return moving if speed > MOVING_SPEED else still
 
 
@@ -62,16 +62,13 @@ def submission_records(detections: Detections, attributes: Sequence[str] | None 
         attributes: M names that replace the published rule, for boxes whose attribute is known.
 
     Raises:
-        SubmissionError: no token, a class that nuScenes does not have, NaN or infinity in a box.
+        SubmissionError: no token, NaN or infinity in a box.
     """
     if not detections.token:
         raise SubmissionError(f"the frame at {detections.stamp_ns} ns has no sample token: it is no key frame")
     if attributes is not None and len(attributes) != len(detections):
         raise SubmissionError(f"{len(attributes)} attributes for {len(detections)} boxes")
     names = detections.names
-    unknown = sorted(set(names) - set(CLASSES))
-    if unknown:
-        raise SubmissionError(f"nuScenes has no detection class {', '.join(unknown)}; it has {', '.join(CLASSES)}")
     finite = np.isfinite(detections.boxes).all(1) & np.isfinite(detections.scores)
     if not finite.all():
         raise SubmissionError(f"box {int(np.argmin(finite))} of sample {detections.token} holds NaN or infinity")
@@ -92,9 +89,14 @@ def submission_records(detections: Detections, attributes: Sequence[str] | None 
 
 
 def make_submission(
-    results: Mapping[str, list[dict[str, Any]]], sample_tokens: Iterable[str], meta: Mapping[str, bool] = META
+    results: Mapping[str, list[dict[str, Any]]],
+    sample_tokens: Iterable[str],
+    meta: Mapping[str, bool] = META,
+    class_names: Sequence[str] = CLASSES,
 ) -> dict[str, Any]:
     """The complete submission: every one of ``sample_tokens``, an empty list where ``results`` has none.
+
+    With other ``class_names`` it has the same form, but nuScenes takes none such.
 
     Raises:
         SubmissionError: a result for a sample that is not among ``sample_tokens``, or an invalid record.
@@ -104,7 +106,7 @@ def make_submission(
     if strangers:
         raise SubmissionError(f"{len(strangers)} results are for other samples, the first is {strangers[0]}")
     submission = {"meta": dict(meta), "results": {token: list(results.get(token, [])) for token in tokens}}
-    check_submission(submission, "the submission")
+    check_submission(submission, "the submission", class_names)
     return submission
 
 
@@ -131,7 +133,7 @@ def read_submission(path: str | Path) -> dict[str, Any]:
     return submission
 
 
-def check_submission(submission: Any, source: str) -> None:
+def check_submission(submission: Any, source: str, class_names: Sequence[str] = CLASSES) -> None:
     """Check what the official evaluation requires; ``source`` names the submission in errors.
 
     Raises:
@@ -147,12 +149,12 @@ def check_submission(submission: Any, source: str) -> None:
         if len(records) > MAX_BOXES:
             raise SubmissionError(f"{source}: sample {token} has {len(records)} boxes, {MAX_BOXES} are allowed")
         for index, record in enumerate(records):
-            fault = _record_fault(record, token)
+            fault = _record_fault(record, token, class_names)
             if fault:
                 raise SubmissionError(f"{source}: sample {token}, box {index}: {fault}")
 
 
-def _record_fault(record: Any, token: str) -> str | None:
+def _record_fault(record: Any, token: str, class_names: Sequence[str]) -> str | None:
     if not isinstance(record, dict):
         return "must be a mapping"
     missing = [key for key in _RECORD_KEYS if key not in record]
@@ -169,8 +171,8 @@ def _record_fault(record: Any, token: str) -> str | None:
     if not any(record["rotation"]):
         return "'rotation' is a zero quaternion"
     name, score, attribute = record["detection_name"], record["detection_score"], record["attribute_name"]
-    if name not in CLASSES:
-        return f"unknown detection_name {name!r}; known are {', '.join(CLASSES)}"
+    if name not in class_names:
+        return f"unknown detection_name {name!r}; known are {', '.join(class_names)}"
     if not isinstance(score, float) or not math.isfinite(score):
         return f"'detection_score' must be a finite float, got {score!r}"
     if attribute != "" and attribute not in ATTRIBUTE_NAMES:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bevnext_core.boxes import boxes_from_nuscenes
+from bevnext_core.datasets.ground_truth import class_of
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.geometry import invert_rigid
 
@@ -28,14 +29,12 @@ def true_boxes(reader: NuScenesReader, ref: FrameRef) -> TrueBoxes:
 
     One that is annotated in the later of the two only is not shown yet: nobody says where it was.
     """
-    from nuscenes.eval.detection.utils import category_to_detection_name
-
     tables, shown, names = reader.tables, [], []
     for box in tables.get_boxes(ref.records[reader.anchor_camera]["token"]):
         row = tables.get("sample_annotation", box.token)
-        name = category_to_detection_name(row["category_name"])
+        name = class_of(row["category_name"], reader.class_names)
         hit = row["num_lidar_pts"] + row["num_radar_pts"] > 0
-        if name in reader.class_names and hit and (ref.is_key or row["prev"]):
+        if name is not None and hit and (ref.is_key or row["prev"]):
             shown.append(box)
             names.append(name)
     boxes = boxes_from_nuscenes(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import training.data.index as index_module
-from bevnext_core.config import ModelConfig, load_config
+from bevnext_core.config import ModelConfig, TaskConfig, load_config
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.errors import DatasetError
 from tests.nuscenes_dataroot import edit_table, write_dataroot
@@ -87,10 +87,10 @@ def test_the_index_is_built_once_and_again_when_something_changes(
 
 
 def test_all_code_that_fills_the_index_is_part_of_its_key(dataroot: Path) -> None:
-    used = set()
+    used, names = set(), index_module._names(SMALL)
     sys.setprofile(lambda frame, event, argument: used.add(Path(frame.f_code.co_filename)))
     try:
-        index_module._build(dataroot, "v1.0-mini", False)
+        index_module._build(dataroot, "v1.0-mini", False, names)
     finally:
         sys.setprofile(None)
     root = index_module.SOURCES[0].parents[2]
@@ -284,11 +284,22 @@ def test_a_version_without_annotations_cannot_be_trained_on(dataroot: Path) -> N
         make(dataroot)
 
 
-def test_a_split_that_is_not_there_and_other_cameras(dataroot: Path) -> None:
+def test_a_split_that_is_not_there(dataroot: Path) -> None:
     with pytest.raises(DatasetError, match=r"no scene of test .*holds scene-0061, scene-0103"):
         make(dataroot, split="test")
-    with pytest.raises(DatasetError, match="training reads the cameras"):
-        make(dataroot, config=dataclasses.replace(SMALL, cameras=("CAM_FRONT",)))
+
+
+def test_the_configuration_decides_cameras_and_classes(dataroot: Path) -> None:
+    tasks = (TaskConfig(("traffic_cone", "animal")), TaskConfig(("car",)))
+    config = dataclasses.replace(SMALL, cameras=("CAM_BACK", "CAM_FRONT"), tasks=tasks)
+    folder = dataroot.parent / "cache"
+    plain = TrainingDataset(open_index(dataroot, "v1.0-mini", folder, False), SMALL, "mini_val")
+    data = TrainingDataset(open_index(dataroot, "v1.0-mini", folder, False, config), config, "mini_val")
+    found, published = data[request(1)], plain[request(1)]
+    assert found.canvas.shape[2] == 2 and torch.equal(found.canvas[:, :, 1], published.canvas[:, :, 1])
+    assert found.labels[0].tolist() == [2, 0, 1], "an animal is one by its category; the pedestrian is nothing here"
+    assert published.labels[0].tolist() == [0, 8, 9]
+    assert len(list(folder.glob("index-*"))) == 2, "each its own"
 
 
 # ---------------------------------------------------------------------------------------------- real data

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
-from bevnext_core.classes import CAMERAS
 from bevnext_core.config import FEATURE_STRIDE, ModelConfig
 from bevnext_core.datasets.nuscenes import LIDAR, LIDAR_FIELDS
 from bevnext_core.datasets.nuscenes_tables import split_scenes
@@ -111,6 +110,7 @@ class TrainingDataset(Dataset):
     """Samples of the key frames of a split.
 
     Args:
+        index: opened with ``config``, which names its cameras and classes.
         split: official split (``train``, ``mini_train``, ...), or scenes by name.
         cache: folder in which canvases and lidar depth are kept (:mod:`training.data.store`), for images without
             augmentation; several processes may share it.
@@ -123,8 +123,6 @@ class TrainingDataset(Dataset):
                  cache: str | None = None) -> None:
         self.index = index
         self.config = config
-        if config.cameras != CAMERAS:
-            raise DatasetError(f"training reads the cameras {', '.join(CAMERAS)}, not {', '.join(config.cameras)}")
         scenes = split_scenes(split) if isinstance(split, str) else tuple(split)
         self.frames = np.flatnonzero(np.isin(index.scenes, np.array(scenes)))
         if not len(self.frames):

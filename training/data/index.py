@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bevnext_core import boxes, classes, files, geometry
-from bevnext_core.classes import ANCHOR_CAMERA, CAMERAS, CLASSES
+from bevnext_core.config import ModelConfig
 from bevnext_core.datasets import ground_truth, nuscenes, nuscenes_tables
 from bevnext_core.datasets.nuscenes import LIDAR, NuScenesReader
 from bevnext_core.datasets.nuscenes_tables import BOX_FIELDS, check_truth, load_tables, numbers, row_of, value
@@ -81,13 +81,18 @@ _ARRAYS = tuple(k for k in DatasetIndex.__dataclass_fields__ if k not in ("datar
 
 
 def open_index(
-    dataroot: str | Path, version: str, folder: str | Path | None = None, progress: bool = True
+    dataroot: str | Path,
+    version: str,
+    folder: str | Path | None = None,
+    progress: bool = True,
+    config: ModelConfig | None = None,
 ) -> DatasetIndex:
     """The index of a version; built when there is none that fits.
 
     Args:
         folder: where index files are kept; by default in the project's cache: the dataroot may be read-only.
         progress: show a progress bar while it is built.
+        config: names the cameras and classes, as published by default.
 
     Raises:
         DatasetError: as :func:`bevnext_core.datasets.nuscenes.load_tables`, or the folder cannot be written.
@@ -95,11 +100,12 @@ def open_index(
     root = user_path(dataroot).resolve()
     if not (root / version).is_dir():
         load_tables(root, version)  # says what is wrong
-    key = index_key(root, version)
-    path = index_path(root, version, folder)
+    names = _names(config or ModelConfig())
+    key = index_key(root, version, names)
+    path = index_path(root, version, folder, names)
     index = _read(path, root, version, key)
     if index is None:
-        index = _build(root, version, progress)
+        index = _build(root, version, progress, names)
         try:
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 arrays = {name: getattr(index, name) for name in _ARRAYS}
@@ -133,20 +139,29 @@ def _absolute(dataroot: Path, names: np.ndarray) -> np.ndarray:
     return np.array([str(dataroot / name) if name else "" for name in names.ravel().tolist()]).reshape(names.shape)
 
 
-def index_path(dataroot: Path, version: str, folder: str | Path | None = None) -> Path:
-    """The file that holds the index of a version."""
-    name = hashlib.sha256(str(dataroot).encode()).hexdigest()[:12]
+def index_path(
+    dataroot: Path, version: str, folder: str | Path | None = None, names: dict[str, Any] | None = None
+) -> Path:
+    """The file that holds the index of a version, with the published cameras and classes or others."""
+    others = str(names) if names and names != _names(ModelConfig()) else ""
+    name = hashlib.sha256((str(dataroot) + others).encode()).hexdigest()[:12]
     return Path(folder or cache_directory()) / f"index-{version}-{name}.npz"
 
 
-def index_key(dataroot: Path, version: str) -> dict[str, Any]:
+def _names(config: ModelConfig) -> dict[str, Any]:
+    """What a reader takes of a configuration, as JSON would give it back."""
+    names = {"cameras": list(config.cameras), "class_names": list(config.class_names)}
+    return {**names, "anchor_camera": config.anchor_camera}
+
+
+def index_key(dataroot: Path, version: str, names: dict[str, Any]) -> dict[str, Any]:
     """What must be unchanged for an index to be used again."""
     tables = {}
     for path in sorted((dataroot / version).glob("*.json")):
         status = path.stat()
         tables[path.name] = [status.st_size, status.st_mtime_ns]
     code = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()
-    return {"code": code, "dataroot": str(dataroot), "version": version, "tables": tables}
+    return {"code": code, "dataroot": str(dataroot), "version": version, "tables": tables, "names": names}
 
 
 def _read(path: Path, dataroot: Path, version: str, key: dict[str, Any]) -> DatasetIndex | None:
@@ -163,12 +178,10 @@ def _read(path: Path, dataroot: Path, version: str, key: dict[str, Any]) -> Data
     return DatasetIndex(dataroot, version, **arrays, faults=faults)
 
 
-def _build(dataroot: Path, version: str, progress: bool) -> DatasetIndex:
+def _build(dataroot: Path, version: str, progress: bool, names: dict[str, Any]) -> DatasetIndex:
     from tqdm import tqdm
 
-    reader = NuScenesReader(
-        dataroot, version, cameras=CAMERAS, anchor_camera=ANCHOR_CAMERA, class_names=CLASSES
-    )
+    reader = NuScenesReader(dataroot, version, **names)
     rows: list[dict[str, Any]] = []
     faults: list[tuple[str, str]] = []
     bar = tqdm(reader.scenes, desc=f"index of {version}", unit="scene", disable=not progress)

@@ -142,7 +142,7 @@ def load_matching(network: BEVNeXt, path: str | Path) -> list[str]:
     Raises:
         CheckpointError: the file is of a network with which this one shares no backbone.
     """
-    config, state = read_checkpoint(path)
+    config, state = read_checkpoint(named_checkpoint(path))
     own = network.state_dict()
     taken = {name: state[name] for name, value in own.items() if name in state and state[name].shape == value.shape}
     left = [name for name in own if name not in taken]
