@@ -218,7 +218,7 @@ def write_rig(path: str | Path, cameras: Sequence[dict[str, Any]], note: str = "
     known = {"slot": "", "vehicle_from_camera": {"translation": [0.0] * 3, "quaternion_xyzw": [0.0, 0.0, 0.0, 1.0]}}
     for camera in cameras:
         filled = {key: known[key] if value == PLACEHOLDER else value for key, value in camera.items()}
-        from_mapping(RigCamera, filled, f"camera {camera['name']!r}")
+        from_mapping(RigCamera, filled, f"{note or path}: camera {camera['name']!r}")
 
     class Dumper(yaml.SafeDumper):
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:

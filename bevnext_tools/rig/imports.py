@@ -6,6 +6,7 @@ What a source does not tell is :data:`PLACEHOLDER`, which a rig file is refused 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def named_files(given: Sequence[str]) -> dict[str, str]:
         name, is_named, path = text.partition("=")
         if not is_named:
             path = text
-            name = str(_key(_mapping(read_yaml(path, "camera info file"), path), path, "camera_name"))
+            name = _text(_mapping(read_yaml(path, "camera info file"), path), path, "camera_name")
         if name in files:
             raise ConfigError(f"{files[name]} and {path} are both of a camera '{name}': name them, NAME=FILE")
         files[name] = path
@@ -87,8 +88,8 @@ def from_camera_info(
         if skew or zero or last != [0, 0, 1] or min(fx, fy) <= 0:
             raise ConfigError(f"{path}: 'camera_matrix' is not fx 0 cx, 0 fy cy, 0 0 1: it is {data['camera_matrix']}")
         coefficients = _list(data, path, "distortion_coefficients")
-        kind = str(_key(data, path, "distortion_model"))
-        size = [int(_key(data, path, key)) for key in ("image_width", "image_height")]
+        kind = _text(data, path, "distortion_model")
+        size = [_key(data, path, key) for key in ("image_width", "image_height")]
         distortion = {"model": kind.replace("fisheye", "equidistant"), "coefficients": coefficients}
         cameras.append(
             _camera(name, slots, size, (fx, fy, cx, cy), distortion, vehicle_from_camera.get(name))
@@ -108,7 +109,7 @@ def from_kalibr(
         ConfigError: the file is no camchain, or has a camera model that is no pinhole; names file, camera and key.
     """
     chain = _mapping(read_yaml(path, "camchain file"), str(path))
-    keys = sorted((key for key in chain if key[:3] == "cam" and key[3:].isdigit()), key=lambda key: int(key[3:]))
+    keys = sorted((key for key in chain if re.fullmatch(r"cam\d+", str(key))), key=lambda key: int(key[3:]))
     if not keys:
         raise ConfigError(f"{path}: holds no cam0: it is no camchain of kalibr")
     if names and len(names) != len(keys):
@@ -119,21 +120,20 @@ def from_kalibr(
         data = _mapping(chain[key], where)
         if number:
             rows = _key(data, where, "T_cn_cnm1")
-            try:
-                step = np.array(rows, np.float64)
-            except (TypeError, ValueError):
-                raise ConfigError(f"{where}: 'T_cn_cnm1' must be four rows of four numbers, got {rows!r}") from None
+            if not isinstance(rows, list) or len(rows) != 4:
+                raise ConfigError(f"{where}: 'T_cn_cnm1' must be four rows of four numbers, got {rows!r}")
+            step = np.array([_list({"T_cn_cnm1": row}, where, "T_cn_cnm1", 4) for row in rows])
             if fault := rigid_fault(step):
                 raise ConfigError(f"{where}: 'T_cn_cnm1' is no transform: {fault}")
             vehicle_from_camera = vehicle_from_camera @ invert_rigid(step)
-        if (kind := _key(data, where, "camera_model")) != "pinhole":
+        if (kind := _text(data, where, "camera_model")) != "pinhole":
             raise ConfigError(f"{where}: 'camera_model' is '{kind}'; only pinhole can be used: calibrate with it")
-        if (kind := _key(data, where, "distortion_model")) not in _KALIBR_DISTORTION:
+        if (kind := _text(data, where, "distortion_model")) not in _KALIBR_DISTORTION:
             known = ", ".join(_KALIBR_DISTORTION)
             raise ConfigError(f"{where}: 'distortion_model' is '{kind}'; known are {known}: calibrate with one of them")
         coefficients = _list(data, where, "distortion_coeffs") if kind != "none" else []
         distortion = {"model": _KALIBR_DISTORTION[kind], "coefficients": coefficients}
-        size = [int(side) for side in _list(data, where, "resolution", 2)]
+        size = _key(data, where, "resolution")
         name = names[number] if names else key
         cameras.append(
             _camera(name, slots, size, _list(data, where, "intrinsics", 4), distortion, vehicle_from_camera)
@@ -200,7 +200,7 @@ def write_example(reader: NuScenesReader, scene: str, out: Path) -> int:
 def _camera(
     name: str,
     slots: Mapping[str, str],
-    size: Sequence[int],
+    size: Any,
     intrinsics: Sequence[float],
     distortion: Mapping[str, Any] | None,
     vehicle_from_camera: np.ndarray | None,
@@ -212,7 +212,7 @@ def _camera(
     camera = {
         "name": name,
         "slot": slots.get(name, default_slot(name)),
-        "size": list(size),
+        "size": size,
         "intrinsics": dict(zip(("fx", "fy", "cx", "cy"), map(float, intrinsics), strict=True)),
         "vehicle_from_camera": placed,
     }
@@ -243,7 +243,13 @@ def _list(data: Mapping[str, Any], where: object, key: str, count: int | None = 
     """A key's numbers, given as a list or as OpenCV's matrix (``data``)."""
     found = _key(data, where, key)
     found = found.get("data", ()) if isinstance(found, dict) else found
-    numeric = isinstance(found, list) and all(isinstance(x, (int, float)) and np.isfinite(x) for x in found)
+    numeric = isinstance(found, list) and all(type(x) in (int, float) and abs(x) < 1e9 for x in found)
     if not numeric or (count is not None and len(found) != count):
         raise ConfigError(f"{where}: '{key}' must be {count or 'some'} finite numbers, got {found!r}")
     return [float(x) for x in found]
+
+
+def _text(data: Mapping[str, Any], where: object, key: str) -> str:
+    if not isinstance(found := _key(data, where, key), str):
+        raise ConfigError(f"{where}: '{key}' must be a text, got {found!r}")
+    return found

@@ -102,6 +102,9 @@ def test_what_camera_info_does_not_tell_is_refused_by_name(
         ("430.60920, 221.06824,", "430.60920,", "'camera_matrix' must be 9 finite numbers"),
         ("plumb_bob", "thin_prism", "'distortion.model' must be one of none, plumb_bob"),
         ("-0.000030, 0.000000]", "]", "coefficients must be 4 or 5 numbers for plumb_bob, got 3"),
+        ("image_width: 640", "image_width: [640]", "'size[0]' must be an integer, got [640]"),
+        ("[430.15433", "[1000000000000000000000000000000", "'camera_matrix' must be 9 finite numbers"),
+        ("distortion_model: plumb_bob", "distortion_model: [a]", "'distortion_model' must be a text, got ['a']"),
         ("image_width: 640", "image_width: 64", "(cx 311.713, cy 221.068), far outside of an image of 64x480"),
     ],
 )
@@ -176,7 +179,9 @@ KALIBR_MISTAKES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda c: c["cam1"].update(T_cn_cnm1="none"), "camera 'cam1': 'T_cn_cnm1' must be four rows of four numbers"),
     (lambda c: c["cam0"].update(camera_model="omni"), "camera 'cam0': 'camera_model' is 'omni'; only pinhole"),
     (lambda c: c["cam1"].update(distortion_model="fov"), "'distortion_model' is 'fov'; known are radtan"),
-    (lambda c: c["cam1"].update(resolution=[752]), "camera 'cam1': 'resolution' must be 2 finite numbers, got [752]"),
+    (lambda c: c["cam1"].update(resolution=[752]), "camera 'cam1': size must be [width, height], got [752]"),
+    (lambda c: c.update({"cam1": 3}), "camera 'cam1': must be a mapping, got int"),
+    (lambda c: c["cam1"]["T_cn_cnm1"][3].pop(), "camera 'cam1': 'T_cn_cnm1' must be 4 finite numbers, got [0.0, 0.0"),
     (lambda c: c.clear(), "holds no cam0: it is no camchain of kalibr"),
 ]
 
