@@ -198,7 +198,10 @@ def why_no_index_packages() -> str | None:
 def self_check(python: Path) -> None:
     """One line from scripts/ros_self_check.py, which runs with the environment's Python."""
     script = ROOT / "scripts" / "ros_self_check.py"
-    result = subprocess.run([python, script], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    for _ in range(2):  # on a busy machine its nodes may not find each other in time
+        result = subprocess.run([python, script], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if result.returncode == 0:
+            break
     output = result.stdout if result.returncode == 0 else result.stderr
     last = (output.strip().splitlines() or ["the ROS self-check ended without a word"])[-1]
     if result.returncode != 0:

@@ -110,9 +110,10 @@ def torch_versions(pins: Path) -> dict[str, str]:
     found = {}
     for name in PACKAGES:
         for version, sign, minor in re.findall(
-            rf'^{name}==([\d.]+)(?: ; python_version (<=|>=) "3.(\d+)")?', blocks(pins)[name], re.MULTILINE
+            rf'^{name}==([\d.]+)(?: ; python_version (<=|>=|==) "3.(\d+)")?', blocks(pins)[name], re.MULTILINE
         ):
             here = sys.version_info[1]
-            if not sign or (here <= int(minor) if sign == "<=" else here >= int(minor)):
+            fits = {"": True, "<=": here <= int(minor or 0), ">=": here >= int(minor or 0), "==": minor == str(here)}
+            if fits[sign]:
                 found[name] = version
     return found

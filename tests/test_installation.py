@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.test_packaging import read_pins
 from tests.test_ros_environment import load_script
 
 HASH = "0123456789abcdef" * 4
@@ -130,6 +131,14 @@ def test_the_builds_are_found_out_or_told(builds, index, monkeypatch, tmp_path) 
     monkeypatch.setattr(builds, "has_nvidia_driver", lambda: True)
     assert builds.choose_torch("", pins) == ("cuda", "")
     assert builds.choose_torch("cpu", pins) == ("cpu", pair)
+
+
+@pytest.mark.parametrize("minor", range(10, 15))
+def test_the_pinned_releases_are_those_of_the_running_python(builds, monkeypatch, minor) -> None:
+    path = Path(load_script("setup_environment").PINS["torch"])
+    monkeypatch.setattr(builds.sys, "version_info", (3, minor, 0))
+    pinned = read_pins(path, f"3.{minor}")
+    assert builds.torch_versions(path) == {name: pinned[name] for name in VERSIONS}
 
 
 # --- what is installed ------------------------------------------------------------------------------------
