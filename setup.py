@@ -34,6 +34,7 @@ DEVKIT_NEEDS = [
 TRAIN = ["tensorboard"]
 WEIGHTS = ["huggingface_hub"]  # fetches the published weights by name
 EXPORT = ["onnx", "onnxscript"]
+COMPLETION = ["shtab"]
 VIEW = ["rerun-sdk>=0.41; python_version >= '3.11'"]  # needs numpy 2
 
 
@@ -147,7 +148,8 @@ setup(
         "weights": WEIGHTS,
         "export": EXPORT,
         "view": VIEW,
-        "all": [*DEVKIT_NEEDS, *TRAIN, *WEIGHTS, *EXPORT, *VIEW],
+        "completion": COMPLETION,
+        "all": [*DEVKIT_NEEDS, *TRAIN, *WEIGHTS, *EXPORT, *VIEW, *COMPLETION],
         # what the benchmark of peers runs the ONNX files in
         "peers": [*EXPORT, "onnxruntime", "openvino"],
         # pytest 9 refuses the pytest plugins of ROS distributions (launch_testing).
@@ -155,6 +157,7 @@ setup(
             "pytest>=8,<9",
             *WEIGHTS,
             *EXPORT,
+            *COMPLETION,
             "onnxruntime",
             "pytest-timeout",
             "pytest-xdist",

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bevnext_core.errors import BevnextError
 
@@ -47,11 +47,15 @@ def user_path(path: str | Path) -> Path:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of options whose values may begin with ``~``, also where no shell expands it (``--out=~/x``)."""
+    """Options whose values may begin with ``~``, also where no shell expands it (``--out=~/x``); errors of one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.register("type", None, os.path.expanduser)
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with one line and code 2: who wants all options asks for them."""
+        self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help shows the options)\n")
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
             add(name, detect_scenes(detector, reader, reader.scenes, "streaming")[0], reader)
     if options.prior_dataroot:
         index = open_index(options.prior_dataroot, options.prior_version, progress=False, config=config)
-        frames = TrainingDataset(index, config, split_scenes(options.prior_split)).frames
+        frames = TrainingDataset(index, config, split_scenes(options.prior_split, index.version)).frames
         reader = reader_of(NuScenesReader)
         for name, kind in GUESSES.items():
             if options.only not in name:

@@ -29,13 +29,14 @@ if str(ROOT) not in sys.path:  # run from a source tree, without installing
 from bevnext_core.config import ModelConfig, config_to_mapping  # noqa: E402
 from bevnext_core.errors import BevnextError, DatasetError, one_line  # noqa: E402
 from bevnext_tools.threads import prepare_threads  # noqa: E402
-from training.run.options import parse_arguments, resolve_config  # noqa: E402
+from training.run.options import check_data, parse_arguments, resolve_config  # noqa: E402
 from training.run.schedule import describe, make_schedule  # noqa: E402
 
 if __name__ == "__main__":  # a slip is told before torch is loaded, which takes seconds
     prepare_threads()
     try:
-        resolve_config(parse_arguments())
+        resolve_config(given := parse_arguments())
+        check_data(given)
     except BevnextError as error:
         sys.exit(f"error: {one_line(error)}")
 

@@ -137,7 +137,7 @@ class NuScenesReader:
                 raise DatasetError(f"unknown scene '{unknown[0]}': {self._where} holds {listing(present)}")
             return tuple(dict.fromkeys(scenes))
         if split is not None:
-            members = set(split_scenes(split))
+            members = set(split_scenes(split, self.version))
             chosen = tuple(scene for scene in present if scene in members)
             if not chosen:
                 held = listing(present)

@@ -43,6 +43,12 @@ _LINKS = {
 _UNITS = {"seconds": 1e9, "milliseconds": 1e12, "nanoseconds": 1e18}
 """Present times since 1970; the tables hold microseconds, 1e15."""
 
+SPLITS = {
+    "mini": ("mini_train", "mini_val"),
+    "test": ("test",),
+    "trainval": ("train", "val", "train_detect", "train_track"),
+}
+"""Splits by the version whose tables hold them."""
 BOX_FIELDS = ("translation", "size", "rotation", "prev", "next", "num_lidar_pts", "num_radar_pts")
 """What training takes of an annotation."""
 SCORED_FIELDS = (*BOX_FIELDS, "attribute_tokens")
@@ -230,12 +236,24 @@ def check_truth(tables: Any, sample_tokens: Iterable[str], fields: Sequence[str]
         raise DatasetError(str(error) + without) from None
 
 
-def split_scenes(split: str) -> tuple[str, ...]:
-    """Names of the scenes of an official split.
+def check_split(split: str, version: str) -> None:
+    """Whether an official version has a split; others may have any. Needs no devkit.
+
+    Raises:
+        DatasetError: it has not; lists those it has.
+    """
+    fitting = SPLITS.get(version.rpartition("-")[2], (split,))
+    if split not in fitting:
+        raise DatasetError(f"unknown split '{split}' of {version}: it has {', '.join(fitting)}")
+
+
+def split_scenes(split: str, version: str = "") -> tuple[str, ...]:
+    """Names of the scenes of an official split, of a version if one is given.
 
     Raises:
         DatasetError: unknown split; lists those there are.
     """
+    check_split(split, version)
     try:
         from nuscenes.utils.splits import create_splits_scenes
     except ImportError:

@@ -84,7 +84,8 @@ def submission_of_split(bag_path: str | Path, tables: Any, eval_set: str) -> dic
 
     Raises: what :func:`submission_from_bag` raises; DatasetError when the split has no scene here.
     """
-    scenes = {row["token"] for row in tables.scene if row["name"] in set(split_scenes(eval_set))}
+    names = set(split_scenes(eval_set, str(tables.version)))
+    scenes = {row["token"] for row in tables.scene if row["name"] in names}
     tokens = [row["token"] for row in tables.sample if value("sample", row, "scene_token") in scenes]
     if not tokens:
         raise DatasetError(f"no scene of the split '{eval_set}' is in {tables.dataroot}")

@@ -93,7 +93,8 @@ def _evaluate_network(args: argparse.Namespace) -> int:
     corruption = Corruption.parse(args.corrupt, args.missing_camera or "mask") if args.corrupt else None
     if corruption and args.shuffle_images:
         raise BevnextError("--corrupt and --shuffle-images are two controls: choose one")
-    outside = [scene for scene in args.scene or () if scene not in split_scenes(args.eval_set)]
+    members = split_scenes(args.eval_set, args.version)
+    outside = [scene for scene in args.scene or () if scene not in members]
     if outside:
         raise DatasetError(f"the split '{args.eval_set}' has no scene '{outside[0]}'")
     options = DetectorOptions(precision=args.precision or "fp32")

@@ -7,12 +7,15 @@ imported when it is called, so that ``bevnext --help`` does not wait for torch.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import importlib.metadata
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import Any
 
 from bevnext_core.errors import BevnextError, one_line
@@ -23,6 +26,7 @@ from bevnext_tools.threads import prepare_threads, use_threads
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+_log = logging.getLogger(__name__)
 
 
 def _help() -> str:
@@ -31,7 +35,8 @@ def _help() -> str:
     return (
         "usage: bevnext COMMAND [options]\n\nCamera-only 3D object detection with BEVNeXt.\n\n"
         f"commands:\n{lines}\n\n"
-        "bevnext COMMAND --help shows a command's options; bevnext --version the version."
+        "bevnext COMMAND --help shows a command's options; bevnext --version the version.\n"
+        "--quiet (-q): errors and results only; --verbose (-v): also what is logged, and where an error comes from."
     )
 
 
@@ -64,6 +69,45 @@ def _load(name: str) -> Any:
         ) from None
 
 
+def add_options(parser: argparse.ArgumentParser, name: str) -> Any:
+    """Give ``parser`` all options of a command -> its module. Raises BevnextError as :func:`_load`."""
+    module = _load(name)
+    module.add_arguments(parser)
+    if getattr(module, "COMPUTES", False):
+        parser.add_argument(
+            "--threads", type=int, metavar="N", help="computing threads (default: OMP_NUM_THREADS, or all cores)"
+        )
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("-q", "--quiet", action="store_true", help="errors and results only, no progress or warnings")
+    said.add_argument("-v", "--verbose", action="store_true", help="also what is logged, and an error's traceback")
+    return module
+
+
+@contextmanager
+def _saying(quiet: bool, verbose: bool) -> Iterator[None]:
+    """What a command says on stderr beside its error, which is printed after this: nothing, the usual, or its log."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(f"bevnext_{part}") for part in ("core", "tools", "ros", "world", "benchmarks")]
+    levels = [(logger, logger.level) for logger in loggers]
+    with ExitStack() as stack:
+        if quiet:  # progress bars ask whether this is a terminal
+            stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+        if verbose:
+            for logger in loggers:
+                logger.setLevel(logging.DEBUG)
+                logger.addHandler(handler)
+        try:
+            yield
+        except (BevnextError, OSError):
+            _log.debug("the error came from here", exc_info=True)
+            raise
+        finally:
+            for logger, level in levels:
+                logger.setLevel(level)
+                logger.removeHandler(handler)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command -> exit code: 0, 2 for a user's mistake (one line on stderr), 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -75,22 +119,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"bevnext_ros {version('bevnext_ros')}")
         return 0
+    if len(arguments) > 1 and arguments[0] in ("-q", "--quiet", "-v", "--verbose"):
+        arguments[:2] = arguments[1::-1]  # before the command they mean the same
     name = arguments[0]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(COMMANDS))}"
         return _fail(f"unknown command '{name}'; {hint}")
     try:
-        module = _load(name)
         parser = Parser(prog=f"bevnext {name}", description=COMMANDS[name].summary)
-        module.add_arguments(parser)
-        if getattr(module, "COMPUTES", False):
-            parser.add_argument(
-                "--threads", type=int, metavar="N", help="computing threads (default: OMP_NUM_THREADS, or all cores)"
-            )
+        module = add_options(parser, name)
         given = parser.parse_args(arguments[1:])
         use_threads(getattr(given, "threads", None) or None)  # 0, too: as many as there are
-        code = int(module.run(given))
+        with _saying(given.quiet, given.verbose):
+            _log.debug("bevnext_ros %s, Python %s in %s", version("bevnext_ros"), sys.version.split()[0], sys.prefix)
+            _log.debug("%s: %s", name, {key: value for key, value in vars(given).items() if value not in (None, False)})
+            code = int(module.run(given))
         sys.stdout.flush()
         return code
     except BrokenPipeError:

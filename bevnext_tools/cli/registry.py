@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
         "bevnext_tools.cli.check_calibration", "draw lidar points and annotated boxes into a frame's images"
     ),
     "export": Command("bevnext_tools.cli.export", "compile a network ahead of time, or write it as ONNX"),
+    "completion": Command("bevnext_tools.cli.completion", "print what completes commands in bash, zsh or fish"),
 }
 EXTENSIONS: dict[str, str] = {}
 

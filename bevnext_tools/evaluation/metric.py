@@ -20,6 +20,7 @@ from typing import Any
 from bevnext_core.datasets.nuscenes import LIDAR
 from bevnext_core.datasets.nuscenes_tables import (
     SCORED_FIELDS,
+    SPLITS,
     check_truth,
     fault,
     listing,
@@ -41,13 +42,6 @@ ERROR_NAMES = {
     "attr_err": "AAE",
 }
 """The devkit's true-positive errors, in metres, 1 - IoU, radians, m/s and 1 - accuracy; their usual names."""
-
-_SPLITS = {
-    "mini": ("mini_train", "mini_val"),
-    "test": ("test",),
-    "trainval": ("train", "val", "train_detect", "train_track"),
-}
-"""Splits by the version whose tables hold them."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +126,10 @@ def evaluate(
 
 def _scenes(tables: Any, eval_set: str, scenes: Sequence[str] | None) -> tuple[set[str], set[str]]:
     """All scenes of a split, and those of the tables that are to be scored."""
-    members = set(split_scenes(eval_set))
-    allowed = _SPLITS.get(str(tables.version).rsplit("-", 1)[-1], ())
-    if eval_set not in allowed:
-        raise DatasetError(
-            f"the split '{eval_set}' cannot be scored with {tables.version}; "
-            f"it has: {', '.join(allowed) or 'none'}"
-        )
+    version = str(tables.version)
+    members = set(split_scenes(eval_set, version))
+    if version.rpartition("-")[2] not in SPLITS:
+        raise DatasetError(f"{version} cannot be scored: a version's name ends in {', '.join(SPLITS)}")
     present = [row["name"] for row in tables.scene if row["name"] in members]
     if not present:
         raise DatasetError(f"{tables.dataroot} ({tables.version}) has no scene of the split '{eval_set}'")

@@ -295,13 +295,23 @@ def test_unknown_version_lists_what_there_is(made: Path) -> None:
 
 
 def test_unknown_split_lists_what_there_is(made: Path) -> None:
-    with pytest.raises(DatasetError, match=r"unknown split 'mini': there are .*mini_train, mini_val"):
+    with pytest.raises(DatasetError, match=r"unknown split 'mini' of v1.0-mini: it has mini_train, mini_val"):
         NuScenesReader(made, VERSION, split="mini")
 
 
-def test_split_that_is_not_here_lists_what_there_is(made: Path) -> None:
+def test_split_of_another_version_lists_those_that_fit(made: Path) -> None:
+    with pytest.raises(DatasetError, match=r"unknown split 'val' of v1.0-mini: it has mini_train, mini_val"):
+        NuScenesReader(made, VERSION, split="val")
+    with pytest.raises(DatasetError, match=r"unknown split 'mini_val' of v1.0-test: it has test$"):
+        split_scenes("mini_val", "v1.0-test")
+    with pytest.raises(DatasetError, match=r"unknown split 'mini': there are mini_train, .*, val$"):
+        split_scenes("mini", "my-own")
+
+
+def test_split_that_is_not_here_lists_what_there_is(tmp_path: Path) -> None:
+    root = write_dataroot(tmp_path / "data", version="own")
     with pytest.raises(DatasetError, match=r"no scene of the split 'test' is in .*scene-0103"):
-        NuScenesReader(made, VERSION, split="test")
+        NuScenesReader(root, "own", split="test")
 
 
 def test_scenes_and_split_exclude_each_other(made: Path) -> None:

@@ -231,8 +231,8 @@ def test_samples_outside_the_split_are_ignored_and_counted(made: Any, tmp_path: 
 @pytest.mark.parametrize(
     ("split", "scenes", "message"),
     [
-        ("mini", None, "unknown split 'mini': there are"),
-        ("val", None, r"'val' cannot be scored with v1.0-mini; it has: mini_train, mini_val"),
+        ("mini", None, "unknown split 'mini' of v1.0-mini: it has mini_train, mini_val"),
+        ("val", None, "unknown split 'val' of v1.0-mini: it has mini_train, mini_val"),
         (
             "mini_val",
             ["scene-0061"],

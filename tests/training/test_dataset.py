@@ -285,8 +285,10 @@ def test_a_version_without_annotations_cannot_be_trained_on(dataroot: Path) -> N
 
 
 def test_a_split_that_is_not_there(dataroot: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no scene of test .*holds scene-0061, scene-0103"):
+    with pytest.raises(DatasetError, match=r"unknown split 'test' of v1.0-mini: it has mini_train, mini_val"):
         make(dataroot, split="test")
+    with pytest.raises(DatasetError, match=r"no scene of \['scene-0001'\] .*holds scene-0061, scene-0103"):
+        make(dataroot, split=["scene-0001"])
 
 
 def test_the_configuration_decides_cameras_and_classes(dataroot: Path) -> None:

@@ -21,6 +21,8 @@ from training.run.options import parse_arguments, resolve_config
     [
         ("--set training.epoch=3", "--set training.epoch=3: expected KEY=VALUE with a key that"),
         ("--set training", "--set training: expected KEY=VALUE"),
+        ("--dataroot /no/such", "no such dataroot: /no/such"),
+        ("--split val", "unknown split 'val' of v1.0-mini: it has mini_train, mini_val"),
         ("--set training.epochs=0", "epochs"),
         ("--set training.epochs=[1]", "epochs"),
         ("--set depth.step=[", "--set depth.step=[: the value is no valid YAML"),
@@ -52,7 +54,26 @@ def test_a_slip_is_one_line_before_torch_is_loaded(
     assert "\n" not in str(end.value.code)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--bogus", "train.py: error: unrecognized arguments: --bogus"),
+        ("--stage 3", "train.py: error: argument --stage: invalid choice: 3"),
+    ],
+)
+def test_a_wrong_option_is_one_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments(tmp_path), *words.split()])
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "training/train.py"), run_name="__main__")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith(message)
+
+
 def test_torch_is_what_the_test_above_would_stumble_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments(tmp_path)])
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ModuleNotFoundError, match="torch"):

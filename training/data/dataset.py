@@ -123,7 +123,7 @@ class TrainingDataset(Dataset):
                  cache: str | None = None) -> None:
         self.index = index
         self.config = config
-        scenes = split_scenes(split) if isinstance(split, str) else tuple(split)
+        scenes = split_scenes(split, index.version) if isinstance(split, str) else tuple(split)
         self.frames = np.flatnonzero(np.isin(index.scenes, np.array(scenes)))
         if not len(self.frames):
             present = ", ".join(sorted(set(index.scenes.tolist()))[:20])

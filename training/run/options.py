@@ -15,8 +15,9 @@ from bevnext_core.config import (
     load_config,
     published_config,
 )
-from bevnext_core.errors import ConfigError, one_line
-from bevnext_core.files import Parser
+from bevnext_core.datasets.nuscenes_tables import check_split
+from bevnext_core.errors import ConfigError, DatasetError, one_line
+from bevnext_core.files import Parser, user_path
 from bevnext_core.strict import Loader
 
 
@@ -101,6 +102,21 @@ def resolve_config(options: argparse.Namespace) -> ModelConfig:
         raise ConfigError(f"a step takes whole runs: --batch {options.batch} is no multiple of training.shared_run "
                           f"{length}; take --batch {max(1, -(-options.batch // length)) * length}")
     return config
+
+
+def check_data(options: argparse.Namespace) -> None:
+    """What can be said of the data before they are opened; a dry run opens none.
+
+    Raises:
+        DatasetError: the version has no such split, or there is no such folder.
+    """
+    if options.dry_run:
+        return
+    if not options.scenes:
+        check_split(options.split, options.version)
+    for root in [options.dataroot] if isinstance(options.dataroot, str) else options.dataroot:
+        if not user_path(root).is_dir():
+            raise DatasetError(f"no such dataroot: {root}")
 
 
 def _override(mapping: dict[str, Any], override: str) -> None:
