@@ -220,6 +220,16 @@ class TrainingDataset(Dataset):
             bev = draw_bev_augmentation(rng)
         return images, bev
 
+    def alone(self, frame: int) -> tuple[Tensor, CameraGeometry]:
+        """A frame without augmentation: its canvas ``[1, N, H, W, 3]`` and its cameras at its own instant (F = 1)."""
+        draws = self._plain(frame)
+        canvas = torch.from_numpy(self._canvas(frame, draws))[None]
+        return canvas, self._geometry(frame, [frame], [frame], draws, BevAugmentation())
+
+    def lidar_depth(self, frame: int) -> Tensor:
+        """``[N, H/8, W/8]``: as in a batch, without augmentation."""
+        return torch.from_numpy(self._depth(frame, [draw.matrix() for draw in self._plain(frame)]))
+
     def _plain(self, frame: int) -> list[ImageAugmentation]:
         return [plain_image(w, h, self.config.image) for w, h in self.index.image_sizes[frame].tolist()]
 

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from bevnext_core.errors import FrameError, one_line
 from bevnext_core.network.bevnext import BEVNeXt, EncodedCameras
 from bevnext_core.streaming.preprocess import canvas_colors, normalize
-from training.data.augmentation import BevAugmentation
 from training.data.dataset import Batch, TrainingDataset, join_samples
 from training.data.store import FrameStore, canvas_key, digest
 
@@ -74,15 +73,13 @@ class EncodedDataset(TrainingDataset):
         for part in training:
             part.eval()
         for frame in tqdm(missing, desc="encodings", unit="frame", disable=not progress):
-            draws = self._plain(frame)
             try:
-                canvas = torch.from_numpy(self._canvas(frame, draws))[None].to(device)
+                canvas, own = self.alone(frame)
             except FrameError as error:
                 faults.append((str(self.index.tokens[frame]), one_line(error)))
                 continue
-            own = self._geometry(frame, [frame], [frame], draws, BevAugmentation()).to(device)
-            images, colors = normalize(canvas).flatten(0, 1), canvas_colors(canvas).flatten(0, 1)
-            encoded = network.encode(images, colors, own.camera_parameters().flatten(0, 2))
+            canvas, parameters = canvas.to(device), own.to(device).camera_parameters().flatten(0, 2)
+            encoded = network.encode(normalize(canvas).flatten(0, 1), canvas_colors(canvas).flatten(0, 1), parameters)
             self.store.write(frame, depth=encoded.depth.cpu().numpy(), context=encoded.context.cpu().numpy())
         for part in training:
             part.train()

@@ -61,8 +61,9 @@ class Progress:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([COLUMNS] * new + [[f"{v:.6g}" if isinstance(v, float) else v for v in row]])
         left = (self.steps - step) * self.batch / speed
-        extra = "" if math.isnan(perspective) else f" perspective {perspective:.3f}"
-        text = (f"loss {row[3]:.3f} (heat {heat:.3f} box {box:.3f} depth {depth:.3f}{extra}) norm {row[8]:.1f} "
+        there = {name: v for name, v in (("depth", depth), ("perspective", perspective)) if not math.isnan(v)}
+        extra = "".join(f" {name} {v:.3f}" for name, v in there.items())
+        text = (f"loss {row[3]:.3f} (heat {heat:.3f} box {box:.3f}{extra}) norm {row[8]:.1f} "
                 f"lr {rate:.2g} {speed:.2f} samples/s wait {row[11]:.0%} memory {row[12]:.2f} GiB")
         self.bar.set_postfix_str(text)
         self.log.info("epoch %d step %d/%d %s left %d:%02d h skipped %d", epoch, step, self.steps, text,
