@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from bevnext_core.classes import CLASSES
+from bevnext_core.config import ModelConfig
 from bevnext_core.detections import Detections
 from bevnext_core.errors import BevnextError, FrameError
 from bevnext_core.frame import CameraFrame
@@ -214,6 +215,8 @@ nuscenes = pytest.mark.skipif(
 
 class StandIn:
     """A detector that finds one car in each frame, where the frame's token says nothing."""
+
+    config = ModelConfig()
 
     def __init__(self) -> None:
         self.steps: list[int] = []

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from bevnext_core.classes import CAMERAS, CLASSES
+from bevnext_core.config import ModelConfig
 from bevnext_core.datasets.ground_truth import GroundTruth
 from bevnext_core.datasets.nuscenes import NuScenesReader
 from bevnext_core.detections import Detections, StepInfo
@@ -238,6 +239,8 @@ def test_a_viewer_that_listens_gets_the_same(rr, tmp_path, monkeypatch):
 
 class Half:
     """Finds the annotated boxes, the first with a score below what is shown."""
+
+    config = ModelConfig()
 
     def __init__(self, reader: NuScenesReader) -> None:
         self.truth = {ref.stamp_ns: reader.ground_truth(ref) for scene in reader.scenes for ref in reader.refs(scene)}
