@@ -254,8 +254,8 @@ def detect(
     if not summary.frames:
         raise DatasetError(f"none of the {len(summary.failed)} frames could be used; the first: {summary.failed[0]}")
     if isinstance(reader, NuScenesReader):
-        classes = detector.config.class_names
-        write_submission(make_submission(results, reader.sample_tokens(), class_names=classes), out / "submission.json")
+        submission = make_submission(results, reader.sample_tokens(), class_names=reader.class_names)
+        write_submission(submission, out / "submission.json")
     return summary
 
 
