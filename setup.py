@@ -158,6 +158,7 @@ setup(
             *WEIGHTS,
             *EXPORT,
             *COMPLETION,
+            *VIEW,
             "onnxruntime",
             "pytest-timeout",
             "pytest-xdist",

@@ -205,7 +205,8 @@ def write_base(upgrade: bool) -> None:
     preferred = "" if upgrade else "\n".join(pinned("demo.txt", "torch.txt", "tools.txt"))
     pins = resolve(everything, preferred)
     names = set(re.findall(r"^[a-z0-9-]+", resolve(demo, pins), re.MULTILINE))
-    kept = resolve([*everything, "numpy<2"], pins, NUMPY_1_PYTHONS, OVERRIDES[1:])
+    older_too = [line for line in everything if not line.startswith("rerun")]  # which needs numpy 2
+    kept = resolve([*older_too, "numpy<2"], pins, NUMPY_1_PYTHONS, OVERRIDES[1:])
     found, sizes = blocks(pins)
     older, older_sizes = blocks(other_versions(kept, pins))
 
