@@ -20,7 +20,7 @@ import numpy as np
 from bevnext_core.errors import DatasetError, one_line
 from bevnext_core.files import user_path
 
-ADD_DEVKIT = "pip install bevnext_ros[nuscenes] && pip install --no-deps nuscenes-devkit==1.2.0"
+ADD_DEVKIT = "pip install 'bevnext_ros[nuscenes]' && pip install --no-deps nuscenes-devkit==1.2.0"
 """Adds the devkit; its own metadata ask for an older numpy than its code needs."""
 
 Row = dict[str, Any]
