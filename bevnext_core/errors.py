@@ -22,6 +22,11 @@ class DatasetError(BevnextError):
     """A data set, scene, split or one of its files is missing or unreadable."""
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 frame``, ``2 frames``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def one_line(error: BaseException, limit: int = 500) -> str:
     """The message of ``error`` on one line. Others' messages are cut to ``limit`` characters, this project's never."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -24,13 +24,14 @@ def rig_mapping() -> dict[str, Any]:
     """The four cameras as plain values."""
     cameras = []
     for name, yaw in YAW.items():
+        fx = 81.0 if name == "back" else 126.0  # as nuScenes' cameras see
         w, x, y, z = (Quaternion(axis=[0, 0, 1], degrees=yaw) * OPTICAL).elements.tolist()
         cameras.append(
             {
                 "name": name,
                 "slot": SLOT[name],
                 "size": [WIDTH, HEIGHT],
-                "intrinsics": {"fx": 126.0, "fy": 127.0, "cx": 80.0, "cy": 45.0},
+                "intrinsics": {"fx": fx, "fy": 127.0, "cx": 80.0, "cy": 45.0},
                 "vehicle_from_camera": {"translation": [1.5, 0.0, 1.5], "quaternion_xyzw": [x, y, z, w]},
             }
         )

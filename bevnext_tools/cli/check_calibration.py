@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> int:
     from bevnext_core.datasets.nuscenes import NuScenesReader
     from bevnext_core.errors import DatasetError, FrameError, one_line
     from bevnext_tools.draw.cameras import truth_layer
-    from bevnext_tools.rig.check import write_check
+    from bevnext_tools.rig.check import PICTURES, write_check
 
-    out = output_folder(args)
+    out = output_folder(args, PICTURES)
     reader = NuScenesReader(args.dataroot, args.version, scenes=args.scene and [args.scene])
     scene = reader.scenes[0]
     refs = reader.refs(scene)

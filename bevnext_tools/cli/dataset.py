@@ -26,15 +26,18 @@ def add_output_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--force", action="store_true", help="write into a folder that holds files")
 
 
-def output_folder(args: argparse.Namespace) -> Path:
+def output_folder(args: argparse.Namespace, own: tuple[str, ...] = ()) -> Path:
     """The output folder, checked before the work begins; it is created by the first file.
 
+    Args:
+        own: ends of names of files that the command itself has written and may replace.
+
     Raises:
-        BevnextError: it is a file, or it holds files and ``--force`` is not given.
+        BevnextError: it is a file, or it holds files that are not ``own`` and ``--force`` is not given.
     """
     path = Path(args.out)
     if path.exists() and not path.is_dir():
         raise BevnextError(f"the output folder {path} is a file")
-    if path.is_dir() and not args.force and any(path.iterdir()):
+    if path.is_dir() and not args.force and any(not (own and file.name.endswith(own)) for file in path.iterdir()):
         raise BevnextError(f"the output folder {path} is not empty; give --force to write into it, or another --out")
     return path

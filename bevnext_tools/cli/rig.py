@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bevnext rig``: make a file of one's own cameras from other calibrations, and see whether it is right."""
+"""``bevnext rig``: make a file of one's own cameras, by hand or from other calibrations; see whether it is right."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bevnext_core.errors import BevnextError
+from bevnext_core.errors import BevnextError, counted
 from bevnext_tools.cli.dataset import add_output_arguments, output_folder
 
 if TYPE_CHECKING:
@@ -21,13 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The commands below it, with their options."""
     commands = parser.add_subparsers(dest="part", required=True, metavar="COMMAND")
     _check_arguments(commands.add_parser("check", help="draw what a calibration says into the images of a frame"))
+    _template_arguments(commands.add_parser("template", help="write rig.yaml with gaps to fill in"))
     _import_arguments(commands.add_parser("import", help="write rig.yaml from a calibration of ROS, kalibr, nuScenes"))
     _example_arguments(commands.add_parser("example", help="write a nuScenes scene as rig.yaml, images and poses"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises BevnextError."""
-    return {"check": _check, "import": _import, "example": _example}[args.part](args)
+    parts = {"check": _check, "template": _template, "import": _import, "example": _example}
+    return parts[args.part](args)
 
 
 def _scene_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,16 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, metavar="HZ", help="with --images: as for bevnext detect")
     _scene_arguments(parser)
     parser.add_argument("--frame", type=int, default=0, metavar="I", help="number of the frame (default: 0)")
+    own = "with --images: configuration of an own network, whose slots they are (default: the published networks')"
+    parser.add_argument("--config", metavar="FILE", help=own)
     add_output_arguments(parser, "the pictures")
+
+
+def _template_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--cameras", required=True, metavar="A,B,...", help="their names, which their images have: front,rear_left,...")
+    add("--size", required=True, metavar="WxH", help="width and height of the images in pixels, such as 1600x900")
+    add("--out", required=True, metavar="FILE", help="the rig file; one that is there is not replaced")
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,22 +98,17 @@ def _check(args: argparse.Namespace) -> int:
         return check_calibration.run(args)
     if not args.rig:
         raise BevnextError("--images needs --rig: a file with the cameras' calibration (docs/own_cameras.md)")
-    from bevnext_core.config import ModelConfig
-    from bevnext_tools.rig.check import write_check
-    from bevnext_tools.rig.file import load_rig
+    from bevnext_core.config import ModelConfig, load_config
+    from bevnext_tools.rig.check import PICTURES, write_check
     from bevnext_tools.rig.images import RigReader
 
-    out = output_folder(args)
-    cameras = load_rig(args.rig).cameras
-    slots = tuple(camera.slot for camera in cameras)
-    # any slots will do here: what they are called is told below
-    config = ModelConfig()
-    config = replace(config, cameras=slots + tuple(slot for slot in config.cameras if slot not in slots))
+    out = output_folder(args, PICTURES)
+    config = load_config(args.config) if args.config else ModelConfig()
     reader = RigReader(args.rig, args.images, config, missing="mask", rate=args.rate)
     if not 0 <= args.frame < len(reader):
         raise BevnextError(f"{args.images} has frames 0 to {len(reader) - 1}, not {args.frame}")
-    frame = reader.load(reader.refs(reader.scenes[0])[args.frame]).with_cameras(slots)
-    frame = replace(frame, cameras=tuple(camera.name for camera in cameras))
+    frame = reader.own_cameras(reader.load(reader.refs(reader.scenes[0])[args.frame]))
+    slots = tuple(camera.slot for camera in reader.cameras)
     files, doubts = write_check(frame, slots, out / f"{reader.scenes[0]}_{args.frame:03d}")
     print(f"frame {args.frame} -> {files[0]}, {files[1]}")
     for doubt in filter(None, (*doubts, reader.remarks())):
@@ -111,9 +116,27 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
+def _template(args: argparse.Namespace) -> int:
+    from bevnext_core.files import user_path
+    from bevnext_tools.rig.file import TO_FILL_IN, gaps, write_rig
+    from bevnext_tools.rig.imports import template
+
+    if user_path(args.out).exists():
+        raise BevnextError(f"--out {args.out} is there already: it may have been filled in")
+    width, by, height = args.size.partition("x")
+    if not (by and width.isdecimal() and height.isdecimal()):
+        raise BevnextError(f"--size must be WIDTHxHEIGHT in pixels, such as 1600x900, got '{args.size}'")
+    cameras = template([name.strip() for name in args.cameras.split(",")], (int(width), int(height)))
+    write_rig(args.out, cameras, hints=TO_FILL_IN)
+    slots = [camera["name"] for camera in cameras if "slot" in gaps(camera)]
+    more = f"; no slot goes by the name of {', '.join(slots)}" if slots else ""
+    print(f"{counted(len(cameras), 'camera')} -> {args.out}; replace each FILL_IN{more}")
+    return 0
+
+
 def _import(args: argparse.Namespace) -> int:
     from bevnext_tools.rig import imports
-    from bevnext_tools.rig.file import PLACEHOLDER, write_rig
+    from bevnext_tools.rig.file import gaps, write_rig
 
     slots = _pairs(args.slot, "--slot")
     placed = {
@@ -140,8 +163,8 @@ def _import(args: argparse.Namespace) -> int:
         if unknown := set(given) - set(names):
             raise BevnextError(f"{option} names '{min(unknown)}', which is no camera; there are {', '.join(names)}")
     write_rig(args.out, cameras, note)
-    gaps = [f"{c['name']}: {key}" for c in cameras for key, value in c.items() if value == PLACEHOLDER]
-    print(f"{len(cameras)} cameras -> {args.out}" + (f"; fill in {', '.join(gaps)}" if gaps else ""))
+    left = [f"{camera['name']}: {key}" for camera in cameras for key in gaps(camera)]
+    print(f"{counted(len(cameras), 'camera')} -> {args.out}" + (f"; fill in {', '.join(left)}" if left else ""))
     return 0
 
 
@@ -159,5 +182,6 @@ def _example(args: argparse.Namespace) -> int:
     reader, scene = _scene(args, args.sweeps)
     count = write_example(reader, scene, out)
     options = f"--images {out}/images --rig {out}/rig.yaml --poses {out}/poses.tum"
-    print(f"{scene}: {count} images -> {out}; to detect: bevnext detect {options} --checkpoint FILE --out DIR")
+    command = f"bevnext detect {options} --checkpoint FILE --out DIR"
+    print(f"{scene}: {counted(count, 'image')} -> {out}; to detect: {command}")
     return 0

@@ -47,7 +47,8 @@ def check_rig_arguments(args: argparse.Namespace) -> None:
 
 
 def rig_reader(args: argparse.Namespace, config: ModelConfig) -> RigReader:
-    """The reader of the files that were named. Raises BevnextError."""
+    """The reader of the files that were named; what looks wrong with the rig is told. Raises BevnextError."""
+    from bevnext_tools.rig.doubts import doubts
     from bevnext_tools.rig.images import RigReader
 
     spread, missing = args.max_spread, args.missing_camera
@@ -57,4 +58,6 @@ def rig_reader(args: argparse.Namespace, config: ModelConfig) -> RigReader:
     slots = [camera.slot for camera in reader.cameras]
     if absent := [slot for slot in config.cameras if slot not in slots]:
         print(f"bevnext: note: the rig has no {', '.join(absent)}: the network sees nothing there", file=sys.stderr)
+    for doubt in doubts(reader.own_cameras(), tuple(slots)):
+        print(f"bevnext: warning: {doubt}", file=sys.stderr)
     return reader

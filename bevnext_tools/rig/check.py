@@ -18,6 +18,7 @@ from bevnext_tools.draw.bev import BevView, BoxLayer, draw_bev, draw_line
 from bevnext_tools.draw.cameras import camera_mosaic, image_from_camera, write_picture
 from bevnext_tools.draw.colors import CLASS_COLORS, Color
 from bevnext_tools.draw.text import draw_text
+from bevnext_tools.rig.doubts import describe, doubts, stance
 
 GROUND: Color = (120, 200, 140)
 HORIZON: Color = (255, 120, 255)
@@ -30,11 +31,8 @@ DISTANCES = (5, 10, 20, 40)
 STEP = 5
 FRUSTUM = 6.0
 """Metres along the optical axis up to which another camera's view is drawn."""
-_LOOKS = {
-    "CAM_FRONT_LEFT": 55, "CAM_FRONT": 0, "CAM_FRONT_RIGHT": -55, "CAM_BACK_LEFT": 110, "CAM_BACK": 180,
-    "CAM_BACK_RIGHT": -110,
-}  # fmt: skip
-"""Degrees to the left of straight ahead to which nuScenes' cameras look."""
+PICTURES = ("_images.png", "_bev.png")
+"""How the names of the pictures end."""
 
 
 def color_of(index: int) -> Color:
@@ -140,10 +138,14 @@ def write_check(
 ) -> tuple[tuple[Path, Path], list[str]]:
     """Write :func:`check_pictures` as ``STEM_images.png`` and ``STEM_bev.png``; tell of each camera on stdout.
 
+    Cameras are drawn and told of in the order of :func:`round_the_vehicle`.
+
     Returns:
         The files, and the :func:`doubts`.
     """
-    files = stem.with_name(f"{stem.name}_images.png"), stem.with_name(f"{stem.name}_bev.png")
+    order = round_the_vehicle(frame)
+    frame, slots = frame.with_cameras(tuple(frame.cameras[i] for i in order)), tuple(slots[i] for i in order)
+    files = stem.with_name(f"{stem.name}{PICTURES[0]}"), stem.with_name(f"{stem.name}{PICTURES[1]}")
     for picture, path in zip(check_pictures(frame, layers or [], points), files):
         write_picture(picture, path)
     for index, (camera, slot) in enumerate(zip(frame.cameras, slots)):
@@ -151,44 +153,10 @@ def write_check(
     return files, doubts(frame, slots)
 
 
-def describe(frame: CameraFrame, index: int) -> str:
-    """Where a camera sits and looks, in words."""
-    pose, k = frame.ego_from_camera[index], frame.intrinsics[index]
-    left, up, roll = _angles(pose)
-    width, height = frame.image_sizes[index]
-    seen = [np.degrees(2 * np.arctan(side / 2 / focal)) for side, focal in ((width, k[0, 0]), (height, k[1, 1]))]
-    x, y, z = pose[:3, 3]
-    side = "left" if left >= 0 else "right"
-    return (
-        f"at x {x:.2f}, y {y:.2f}, z {z:.2f} m; looks {abs(left):.0f} deg to the {side}, {abs(up):.0f} deg "
-        f"{'up' if up > 0 else 'down'}, rolled {round(roll)} deg; sees {seen[0]:.0f} x {seen[1]:.0f} deg"
-    )
-
-
-def doubts(frame: CameraFrame, slots: tuple[str, ...]) -> list[str]:
-    """What looks wrong with the cameras, a line each; ``slots``: the network's camera of each."""
-    found = []
-    for index, (camera, slot) in enumerate(zip(frame.cameras, slots)):
-        pose = frame.ego_from_camera[index]
-        left, up, roll = _angles(pose)
-        if slot not in _LOOKS:
-            found.append(f"{camera}: slot '{slot}' is no camera of the published networks")
-        if abs(up) > 45:
-            found.append(
-                f"{camera}: looks {abs(up):.0f} deg {'up' if up > 0 else 'down'}: is the rotation that of the optical "
-                "frame (x right, y down, z forward), and from camera to vehicle?"
-            )
-        elif abs(roll) > 45:
-            found.append(f"{camera}: its image is rolled by {roll:.0f} deg against the vehicle: see the axes")
-        elif abs((left - _LOOKS.get(slot, left) + 180) % 360 - 180) > 45:
-            found.append(f"{camera}: looks {left:.0f} deg to the left, nuScenes' {slot} {_LOOKS[slot]}: another slot?")
-        if not 0.2 < pose[2, 3] < 4:
-            found.append(f"{camera}: sits {pose[2, 3]:.2f} m above the ground: the vehicle's origin is on the ground")
-    return found
-
-
-def _angles(pose: np.ndarray) -> tuple[float, float, float]:
-    """Degrees: the view's direction left of straight ahead and above the level, the image's roll about it."""
-    right, down, view = pose[:3, :3].T
-    left, up = np.arctan2(view[1], view[0]), np.arcsin(np.clip(view[2], -1, 1))
-    return float(np.degrees(left)), float(np.degrees(up)), float(np.degrees(np.arctan2(right[2], -down[2])))
+def round_the_vehicle(frame: CameraFrame) -> list[int]:
+    """The cameras' indices clockwise, as neighbours are from left to right; that which looks ahead is the second, in
+    the middle of the first row."""
+    left = [round(stance(frame, index).left) for index in range(len(frame.cameras))]
+    order = sorted(range(len(left)), key=lambda index: (-left[index], -frame.ego_from_camera[index][1, 3]))
+    start = min(range(len(left)), key=lambda place: abs(left[order[place]])) - 1 if len(left) > 2 else 0
+    return order[start:] + order[:start]

@@ -8,7 +8,7 @@ docs/own_cameras.md has an example with every key.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,14 +22,28 @@ from bevnext_core.config import ModelConfig
 from bevnext_core.errors import ConfigError
 from bevnext_core.files import atomic_path, user_path
 from bevnext_core.geometry import rigid, rigid_fault
-from bevnext_core.strict import from_mapping, model, read_yaml
+from bevnext_core.strict import from_mapping, model, read_yaml, suggestion
 
 PLACEHOLDER = "FILL_IN"
-"""Stands for what an import cannot know; a file that still holds it is refused."""
-_TO_FILL_IN = {
+"""Stands for what an import or a template cannot know; a file that still holds it is refused."""
+_GAPS = {
     "slot": "name the network's camera that it takes the place of, such as CAM_FRONT",
     "vehicle_from_camera": "measure where the camera sits on the vehicle, and how it is turned",
+    "fx": "width / 2 / tan(half of the angle seen across), or what calibration found, in pixels",
+    "fy": "as fx, where pixels are square",
+    "translation": "measure [x ahead of the rear axle, y to the left of the middle, z above the ground], metres",
+    "looks_deg": "[left of straight ahead (right: negative), up (down: negative), roll], degrees",
 }
+TO_FILL_IN = (
+    f"Replace each {PLACEHOLDER}; `bevnext rig check` then shows whether the numbers are right.",
+    *(f"  {key}: {what}" for key, what in _GAPS.items() if key != "vehicle_from_camera"),
+    "  cx, cy: the images' middle, unless a calibration found another point",
+)
+_STAND_INS: dict[str, Any] = {
+    "slot": "", "vehicle_from_camera": {"translation": [0.0] * 3, "looks_deg": [0.0] * 3}, "fx": 1.0, "fy": 1.0,
+    "translation": [0.0] * 3, "looks_deg": [0.0] * 3,
+}  # fmt: skip
+"""Values in the place of what is to be filled in, while the others are checked."""
 _FARTHEST = 30.0
 """Metres from the vehicle's origin beyond which a camera's place is taken for one in another unit."""
 _HEADER = """\
@@ -178,9 +192,10 @@ class Rig:
         """
         for camera in self.cameras:
             if camera.slot not in config.cameras:
+                hint = suggestion([camera.slot], config.cameras) or suggestion([f"CAM_{camera.slot}"], config.cameras)
                 raise ConfigError(
                     f"{source}: camera '{camera.name}': slot '{camera.slot}' is none of the network's cameras: "
-                    + ", ".join(config.cameras)
+                    + ", ".join(config.cameras) + hint
                 )
         for camera in self.cameras:
             if camera.name == self.anchor or (not self.anchor and camera.slot == config.anchor_camera):
@@ -202,23 +217,37 @@ def load_rig(path: str | Path) -> Rig:
     for number, item in enumerate(listed if isinstance(listed, list) else [], 1):
         name = item.get("name", number) if isinstance(item, dict) else number
         where = f"{path}: camera {name!r}"
-        for key, what in _TO_FILL_IN.items():
-            if isinstance(item, dict) and item.get(key) == PLACEHOLDER:
-                raise ConfigError(f"{where}: '{key}' is still {PLACEHOLDER}, as an import left it: {what}")
+        if gap := next(gaps(item), ""):
+            what = _GAPS.get(gap.split(".")[-1], "give its value")
+            raise ConfigError(f"{where}: '{gap}' is still {PLACEHOLDER}: {what}")
         from_mapping(RigCamera, item, where)  # its faults, with the camera's name
     return from_mapping(Rig, data, str(path))
 
 
-def write_rig(path: str | Path, cameras: Sequence[dict[str, Any]], note: str = "") -> None:
-    """Write a rig file of plain values, as :func:`load_rig` reads them; ``note``: where they come from.
+def gaps(values: Any, within: str = "") -> Iterator[str]:
+    """The keys of a camera's plain values that are still to be filled in, those of parts as ``part.key``."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if value == PLACEHOLDER:
+            yield f"{within}{key}"
+        yield from gaps(value, f"{within}{key}.")
+
+
+def _filled(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _filled(value) if isinstance(value, dict) else _STAND_INS[key] if value == PLACEHOLDER else value
+        for key, value in values.items()
+    }
+
+
+def write_rig(path: str | Path, cameras: Sequence[dict[str, Any]], note: str = "", hints: Sequence[str] = ()) -> None:
+    """Write a rig file of plain values, as :func:`load_rig` reads them; ``note``: where they come from; ``hints``:
+    lines for who fills it in.
 
     Raises:
         ConfigError: a value that is there is wrong. OSError: the file cannot be written.
     """
-    known = {"slot": "", "vehicle_from_camera": {"translation": [0.0] * 3, "quaternion_xyzw": [0.0, 0.0, 0.0, 1.0]}}
     for camera in cameras:
-        filled = {key: known[key] if value == PLACEHOLDER else value for key, value in camera.items()}
-        from_mapping(RigCamera, filled, f"{note or path}: camera {camera['name']!r}")
+        from_mapping(RigCamera, _filled(camera), f"{note or path}: camera {camera['name']!r}")
 
     class Dumper(yaml.SafeDumper):
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
@@ -226,4 +255,5 @@ def write_rig(path: str | Path, cameras: Sequence[dict[str, Any]], note: str = "
 
     body = yaml.dump({"cameras": list(cameras)}, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=110)
     with atomic_path(user_path(path)) as temporary:
-        temporary.write_text(_HEADER + (f"# {note}\n" if note else "") + body, encoding="utf-8")
+        comments = "".join(f"# {line}\n" for line in (note, *hints) if line)
+        temporary.write_text(_HEADER + comments + body, encoding="utf-8")

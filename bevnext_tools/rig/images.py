@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +19,11 @@ from bevnext_core.calibration import Rectifier
 from bevnext_core.config import ModelConfig
 from bevnext_core.datasets.nuscenes import FrameRef
 from bevnext_core.detections import Detections, FrameDetector
-from bevnext_core.errors import ConfigError, DatasetError, FrameError
+from bevnext_core.errors import ConfigError, DatasetError, FrameError, counted
 from bevnext_core.files import user_path
 from bevnext_core.frame import CameraFrame
 from bevnext_tools.rig.file import RigCamera, load_rig
-from bevnext_tools.rig.sources import open_source
+from bevnext_tools.rig.sources import Folder, NoImages, Source, open_source
 from bevnext_tools.rig.stamps import Poses, seconds
 
 MissingCamera = Literal["skip", "mask"]
@@ -39,7 +40,7 @@ class RigReader:
         config: of the network, whose cameras the rig's take the place of.
         max_spread: seconds that an image may lie from the anchor's stamp.
         missing: a camera without such an image, or with one that cannot be read: ``skip`` the frame, or ``mask`` the
-            camera in it.
+            camera in it; one without any image (never the anchor) in all of them.
         rate: images per second, of cameras that all fire in step; in place of stamps.
 
     Raises:
@@ -73,13 +74,26 @@ class RigReader:
         self.masked: Counter[str] = Counter()
         """Frames in which a camera of the rig was masked, by camera."""
         self._reason = ""
-        self._sources = {camera.name: open_source(self.folder, camera.name, rate) for camera in self.cameras}
+        self._sources = {camera.name: self._source(camera, rate) for camera in self.cameras}
         self._rectifiers = {c.name: Rectifier(c.name, c.calibration, "rectify") for c in self.cameras}
         self._pool = ThreadPoolExecutor(max_workers=len(self.cameras), thread_name_prefix="rig")
         self._check_sizes(str(rig))
         self._frames = self._assembled(round(max_spread * 1e9))
         if not self._frames:
             raise DatasetError(f"{self.folder}: none of {self.total} frames can be used: {self._reason}")
+
+    def _source(self, camera: RigCamera, rate: float | None) -> Source:
+        try:
+            return open_source(self.folder, camera.name, rate)
+        except NoImages as error:
+            if camera is self.anchor:
+                remedy = "its images make the frames: name another camera in rig.yaml with the key 'anchor'"
+            elif self.missing == "mask":
+                self._reason = self._reason or f"{camera.name} has no images at all"
+                return Folder(camera.name, [], [])
+            else:
+                remedy = "take it out of rig.yaml, or give --missing-camera mask"
+            raise NoImages(f"{error}; {remedy}") from None
 
     @property
     def total(self) -> int:
@@ -94,6 +108,8 @@ class RigReader:
         """See that the first image of each camera has the size of its calibration."""
         for camera in self.cameras:
             source = self._sources[camera.name]
+            if not source.stamps_ns:
+                continue
             try:
                 image = source.read(0)
             except FrameError:
@@ -101,7 +117,7 @@ class RigReader:
             if camera.size != (found := image.shape[1::-1]):
                 raise ConfigError(
                     f"{rig}: camera '{camera.name}': size is {list(camera.size)}, but {source.where(0)} is "
-                    f"{list(found)}: give the calibration of images of that size"
+                    f"{list(found)}: give the calibration of images of that size, or scale the images"
                 )
 
     def _assembled(self, spread_ns: int) -> list[tuple[int, dict[str, int]]]:
@@ -109,7 +125,7 @@ class RigReader:
         stamps = {name: np.array(source.stamps_ns, np.int64) for name, source in self._sources.items()}
         frames = []
         for stamp in self._sources[self.anchor.name].stamps_ns:
-            nearest = {name: int(np.abs(found - stamp).argmin()) for name, found in stamps.items()}
+            nearest = {name: int(np.abs(found - stamp).argmin()) for name, found in stamps.items() if len(found)}
             away = {name: abs(int(stamps[name][index]) - stamp) for name, index in nearest.items()}
             far = [name for name in nearest if away[name] > spread_ns]
             chosen = {name: index for name, index in nearest.items() if name not in far}
@@ -195,15 +211,23 @@ class RigReader:
             image_sizes=sizes,
         )
 
+    def own_cameras(self, frame: CameraFrame | None = None) -> CameraFrame:
+        """The rig's cameras alone, by their own names in the file's order; without a frame: of the first, no images."""
+        frame = frame or self._frame(self._frames[0][0], {}, {})
+        chosen = frame.with_cameras(tuple(camera.slot for camera in self.cameras))
+        return replace(chosen, cameras=tuple(camera.name for camera in self.cameras))
+
     def remarks(self) -> str:
         """What was left out so far, in one line; empty when nothing was."""
         parts = []
         if self.skipped:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.skipped.items()))
-            parts.append(f"{self.skipped.total()} of {self.total} frames were skipped ({causes})")
+            count = self.skipped.total()
+            parts.append(f"{count} of {self.total} frames {'was' if count == 1 else 'were'} skipped ({causes})")
         if self.masked:
-            cameras = ", ".join(f"{name} in {count}" for name, count in sorted(self.masked.items()))
-            parts.append(f"cameras were masked: {cameras} frames")
+            masked = sorted(self.masked.items())
+            cameras = ", ".join(f"{name} in {counted(count, 'frame')}" for name, count in masked)
+            parts.append(f"masked: {cameras}")
         first = f"; the first: {self._reason}" if self._reason and parts else ""
         return "; ".join(parts) + first
 

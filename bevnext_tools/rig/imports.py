@@ -65,9 +65,31 @@ def named_files(given: Sequence[str]) -> dict[str, str]:
 
 
 def default_slot(name: str) -> str:
-    """The network's camera that a name suggests: ``front_left`` and ``cam_front_left`` are CAM_FRONT_LEFT."""
-    upper = name.upper().replace("-", "_")
+    """The network's camera that a name suggests: ``front_left`` and ``cam_front_left`` are CAM_FRONT_LEFT,
+    ``rear`` is CAM_BACK."""
+    upper = name.upper().replace("-", "_").replace("REAR", "BACK")
     return next((slot for slot in (upper, f"CAM_{upper}") if slot in CAMERAS), PLACEHOLDER)
+
+
+def template(names: Sequence[str], size: tuple[int, int]) -> list[Camera]:
+    """Cameras of which only the names are known and the images' ``size`` (width, height): gaps to fill in.
+
+    Raises:
+        ConfigError: a name is given twice.
+    """
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"two cameras have the name '{twice[0]}'")
+    middle = {"cx": size[0] / 2, "cy": size[1] / 2}
+    return [
+        {
+            "name": name,
+            "slot": default_slot(name),
+            "size": list(size),
+            "intrinsics": {"fx": PLACEHOLDER, "fy": PLACEHOLDER, **middle},
+            "vehicle_from_camera": {"translation": PLACEHOLDER, "looks_deg": PLACEHOLDER},
+        }
+        for name in names
+    ]
 
 
 def from_camera_info(

@@ -18,6 +18,10 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")
 
 
+class NoImages(DatasetError):
+    """A camera has no images at all."""
+
+
 class Folder:
     """Image files of one camera, in the order of their stamps (``stamps_ns``)."""
 
@@ -81,7 +85,7 @@ def open_source(folder: Path, camera: str, rate: float | None) -> Source:
     ``stamp file``; those in the files' names, or of the video.
 
     Raises:
-        DatasetError: there are no images, or no stamps, or two have the same.
+        NoImages: there are none. DatasetError: there are no stamps, or two have the same.
     """
     directory = folder / camera
     listed = folder / f"{camera}.txt"
@@ -89,21 +93,22 @@ def open_source(folder: Path, camera: str, rate: float | None) -> Source:
         files = [path for path in directory.iterdir() if path.suffix.lower() in IMAGES and path.name[0] != "."]
         files.sort(key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)])
         if not files:
-            raise DatasetError(f"{directory}: no images of camera '{camera}' (files {', '.join(IMAGES)})")
+            raise NoImages(f"{directory}: no images of camera '{camera}' (files {', '.join(IMAGES)})")
         if rate is None and listed.is_file():
             files, stamps = _listed(listed, files)
         else:
             stamps = _by_rate(len(files), rate) if rate else [_named(path, listed) for path in files]
         return _ascending(Folder(camera, files, stamps))
-    videos = [folder / f"{camera}{end}" for end in VIDEOS if (folder / f"{camera}{end}").is_file()]
-    single = [folder / f"{camera}{end}" for end in IMAGES if (folder / f"{camera}{end}").is_file()]
+    there = [path for path in sorted(folder.iterdir()) if path.name[0] != "."]
+    own = {path.suffix.lower(): path for path in there if path.stem == camera and path.is_file()}
+    videos, single = ([own[end] for end in ends if end in own] for ends in (VIDEOS, IMAGES))
     if single and not videos:
         return Folder(camera, single[:1], [0])
     if not videos:
-        there = ", ".join(sorted(path.name for path in folder.iterdir() if path.name[0] != ".")) or "nothing"
-        raise DatasetError(
+        holds = ", ".join(path.name for path in there) or "nothing"
+        raise NoImages(
             f"no images of camera '{camera}': no folder {directory}, video {directory}.mp4 or image {directory}.jpg; "
-            f"{folder} holds {there[:300]}"
+            f"{folder} holds {holds[:300]}"
         )
     stamps = _video_stamps(videos[0])
     if rate:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from bevnext_core.errors import BevnextError
+from bevnext_core.errors import BevnextError, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     kept = f", {there} were there already" if there else ""
     version = SPLITS[order.split].version
     print(
-        f"{order.out}: {made} scenes made{kept}; read them with --dataroot {order.out} --version {version}, "
+        f"{order.out}: {counted(made, 'scene')} made{kept}; read them with --dataroot {order.out} --version {version}, "
         f"split {order.split}"
     )
     return 0

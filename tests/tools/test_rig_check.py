@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from pyquaternion import Quaternion
 
-from bevnext_core.config import ModelConfig
+from bevnext_core.config import ModelConfig, dump_config
 from bevnext_core.frame import CameraFrame
 from bevnext_tools.cli.main import main
 from bevnext_tools.rig.check import AXES, GROUND, HORIZON, check_pictures, describe, doubts, draw_rig
@@ -100,7 +100,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     # vehicle to camera in place of camera to vehicle
     ({"quaternion_xyzw": turned_left(OPTICAL.inverse)}, "its image is rolled by 90 deg against the vehicle"),
     ({"quaternion_xyzw": turned_left(Quaternion(axis=[0, 0, 1], degrees=90) * OPTICAL)}, "looks 90 deg to the left, "),
-    ({"translation": [1.5, 0, -0.2]}, "sits -0.20 m above the ground: the vehicle's origin is on the ground"),
+    ({"translation": [1.5, 0, -0.2]}, "sits 0.20 m below the ground: the vehicle's origin is on the ground"),
 ]
 
 
@@ -110,22 +110,15 @@ def test_a_wrong_axis_is_named(front: dict[str, Any], message: str, recording: P
     assert doubts(frame_of(recording), slots) == []
     (doubt,) = doubts(frame_of(recording, **front), slots)
     assert doubt.startswith("CAM_FRONT: ") and message in doubt
-    (doubt,) = doubts(frame_of(recording), ("FRONT", *slots[1:]))
-    assert doubt == "CAM_FRONT: slot 'FRONT' is no camera of the published networks"
 
 
-def test_a_camera_in_words(recording: Path) -> None:
-    frame = frame_of(recording)
-    assert describe(frame, 1) == (
-        "at x 1.50, y 0.00, z 1.50 m; looks 55 deg to the left, 0 deg down, rolled 0 deg; sees 65 x 39 deg"
-    )
-    assert "looks 55 deg to the right" in describe(frame, 2)
+def test_the_angles_of_the_file_are_those_told(recording: Path) -> None:
     mapping = rig_mapping()
     mapping["cameras"][0]["vehicle_from_camera"] = {"translation": [1, 2, 3], "looks_deg": [-20, -7, 3]}
     (recording / "rig.yaml").write_text(yaml.safe_dump(mapping))
     reader = RigReader(recording / "rig.yaml", recording / "images", ModelConfig())
     front = reader.load(reader.refs("images")[0]).with_cameras(("CAM_FRONT",))
-    assert "at x 1.00, y 2.00, z 3.00 m; looks 20 deg to the right, 7 deg down, rolled 3 deg" in describe(front, 0)
+    assert "at x 1.00, y 2.00, z 3.00 m; looks 20 deg to the right, 7.0 deg down, rolled 3.0 deg" in describe(front, 0)
 
 
 def test_the_rig_from_above(recording: Path) -> None:
@@ -144,15 +137,37 @@ def test_the_command(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     command = ["rig", "check", "--images", str(recording / "images"), "--rig", str(recording / "rig.yaml")]
     assert main([*command, "--frame", "1", "--out", str(tmp_path / "look")]) == 0
     said = capsys.readouterr()
-    assert "front (CAM_FRONT): at x 1.50, y 0.00, z 1.50 m; looks 0 deg" in said.out
-    assert "cameras were masked: left in 1 frames" in said.err
+    assert "front (CAM_FRONT): at x 1.50, y 0.00, z 1.50 m; looks straight ahead, level" in said.out
+    assert "masked: left in 1 frame; the first: left (" in said.err
     with Image.open(tmp_path / "look" / "images_001_images.png") as picture:
         assert picture.size == (2880, 1080)
     assert (tmp_path / "look" / "images_001_bev.png").is_file()
+    # its own pictures are replaced, other files are not put in their company
+    assert main([*command, "--out", str(tmp_path / "look")]) == 0
+    assert len(list((tmp_path / "look").iterdir())) == 4
+    (tmp_path / "look" / "notes.txt").touch()
+    assert main([*command, "--out", str(tmp_path / "look")]) == 2
+    assert "is not empty; give --force" in capsys.readouterr().err
     assert main([*command, "--frame", "3", "--out", str(tmp_path / "more")]) == 2
     assert "has frames 0 to 2, not 3" in capsys.readouterr().err
     assert main([*command[:4], "--out", str(tmp_path / "more")]) == 2
     assert "--images needs --rig" in capsys.readouterr().err
+
+
+def test_a_slot_that_no_network_has(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (recording / "rig.yaml").read_text().replace("slot: CAM_FRONT\n", "slot: FRONT\n")
+    (recording / "rig.yaml").write_text(text)
+    command = ["rig", "check", "--images", str(recording / "images"), "--rig", str(recording / "rig.yaml")]
+    command += ["--out", str(tmp_path / "look")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "camera 'front': slot 'FRONT' is none of the network's cameras: CAM_FRONT_LEFT, " in said
+    assert said.endswith("; did you mean 'CAM_FRONT'?\n")
+    own = ModelConfig(cameras=("FRONT", *SLOT.values()), anchor_camera="FRONT")
+    (tmp_path / "own.yaml").write_text(dump_config(own))
+    assert main([*command, "--config", str(tmp_path / "own.yaml")]) == 0
+    said = capsys.readouterr()
+    assert "front (FRONT): at x 1.50" in said.out and said.err == ""
 
 
 def test_nuscenes_by_the_same_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from bevnext_core.files import Parser
 from bevnext_core.geometry import rigid
 from bevnext_core.strict import model_fields
 from bevnext_tools.cli import registry
+from bevnext_tools.cli.main import main
 from bevnext_tools.rig.file import (
     PLACEHOLDER,
     Distortion,
@@ -120,8 +121,8 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "scaled": (turned([[2, 0, 0], [0, 1, 0], [0, 0, 1]]), "rotation [[2.0, 0.0, 0.0], "),
     "rows": (turned([[1, 0, 0], [0, 1, 0]]), "rotation must be 3 rows of 3 numbers"),
     "angles": (turned_by([55, 0]), "looks_deg must be 3 angles (left, up, roll in degrees), got [55.0, 0.0]"),
-    "place": (lambda c: c.update(vehicle_from_camera=PLACEHOLDER), "'vehicle_from_camera' is still FILL_IN, as an"),
-    "slot": (lambda c: c.update(slot=PLACEHOLDER), "'slot' is still FILL_IN, as an import left it: name the network"),
+    "place": (lambda c: c.update(vehicle_from_camera=PLACEHOLDER), "'vehicle_from_camera' is still FILL_IN: measure"),
+    "slot": (lambda c: c.update(slot=PLACEHOLDER), "'slot' is still FILL_IN: name the network"),
 }
 
 
@@ -226,6 +227,46 @@ def test_wrong_poses(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as error:
         Poses(path)
     assert str(path) in str(error.value) and message in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------- a file with gaps
+def test_a_template_is_refused_until_it_is_filled_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rig.yaml"
+    command = ["rig", "template", "--cameras", "front,rear_left,left", "--size", "400x225", "--out", str(path)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said == f"3 cameras -> {path}; replace each FILL_IN; no slot goes by the name of left\n"
+    filled = {"fx": "317.0", "fy": "317.0", "translation": "[1.5, 0.0, 1.5]", "looks_deg": "[0.0, 0.0, 0.0]"}
+    for key, value in filled.items():
+        with pytest.raises(ConfigError, match=rf"camera 'front': '\w+\.{key}' is still FILL_IN: \S"):
+            load_rig(path)
+        path.write_text(path.read_text().replace(f"{key}: FILL_IN", f"{key}: {value}"))
+    with pytest.raises(ConfigError, match="camera 'left': 'slot' is still FILL_IN: name the network's camera"):
+        load_rig(path)
+    path.write_text(path.read_text().replace("slot: FILL_IN", "slot: CAM_FRONT_LEFT"))
+    front, rear_left, left = load_rig(path).cameras
+    assert [c.slot for c in (front, rear_left, left)] == ["CAM_FRONT", "CAM_BACK_LEFT", "CAM_FRONT_LEFT"]
+    assert front.size == (400, 225) and (front.intrinsics.cx, front.intrinsics.cy) == (200.0, 112.5)
+    np.testing.assert_array_equal(front.vehicle_from_camera.matrix[:3, 3], [1.5, 0, 1.5])
+    assert main(command) == 2
+    assert "is there already: it may have been filled in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cameras", "size", "message"),
+    [
+        ("front,front", "400x225", "two cameras have the name 'front'"),
+        ("front,", "400x225", "name '' must be of letters"),
+        ("front", "400", "--size must be WIDTHxHEIGHT in pixels, such as 1600x900, got '400'"),
+        ("front", "0x225", "'size[0]' must be greater than 0, got 0"),
+    ],
+)
+def test_a_template_of_what_cannot_be(
+    cameras: str, size: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--cameras", cameras, "--size", size, "--out", str(tmp_path / "rig.yaml")]
+    assert main(["rig", "template", *options]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------------------------------------- docs/own_cameras.md

@@ -105,7 +105,7 @@ def test_the_nearest_image_within_the_tolerance_makes_the_frame(recording: Path)
     reader = reader_of(recording, max_spread=0.04)
     assert len(reader) == 2 and reader.skipped == {"missing_camera": 1}
     first = "at 1700000000.500000000 s the nearest image of left is 0.050 s away"
-    assert reader.remarks() == f"1 of 3 frames were skipped (missing_camera 1); the first: {first}"
+    assert reader.remarks() == f"1 of 3 frames was skipped (missing_camera 1); the first: {first}"
 
 
 @pytest.mark.parametrize("policy", ["skip", "mask"])
@@ -128,7 +128,7 @@ def test_missing_and_unreadable_images_follow_the_policy(policy: Any, recording:
     assert valid == [[True, True, False, True], [True] * 4, [True, True, True, False]]
     # what is known of a masked camera stays: it is no other rig when it comes back
     assert (frames[0].intrinsics == frames[1].intrinsics).all()
-    assert reader.remarks().startswith("cameras were masked: back in 1, right in 1 frames; the first: back (")
+    assert reader.remarks().startswith("masked: back in 1 frame, right in 1 frame; the first: back (")
 
 
 def test_frames_without_poses_are_skipped(recording: Path) -> None:
@@ -159,7 +159,7 @@ def test_distortion_is_taken_out(recording: Path) -> None:
 
 def test_sizes_that_do_not_fit_are_one_line(recording: Path) -> None:
     change_rig(recording, size=[320, 180], intrinsics={"fx": 252.0, "fy": 254.0, "cx": 160.0, "cy": 90.0})
-    with pytest.raises(ConfigError, match=r"rig.yaml: camera 'left': size is \[320, 180\], but .*png is \[160, 90\]"):
+    with pytest.raises(ConfigError, match=r"camera 'left': size is \[320, 180\], but .*png is \[160, 90\]: .*scale"):
         reader_of(recording)
 
 
@@ -243,7 +243,40 @@ def test_no_images_of_a_camera_is_one_line(recording: Path) -> None:
         reader_of(recording)
 
 
+def test_a_camera_without_images_is_masked_when_that_is_wanted(recording: Path) -> None:
+    (recording / "images" / "left").rename(recording / "gone")
+    remedy = "no images of camera 'left': .*; take it out of rig.yaml, or give --missing-camera mask"
+    with pytest.raises(DatasetError, match=remedy):
+        reader_of(recording)
+    reader = reader_of(recording, missing="mask")
+    assert [np.flatnonzero(frame.valid).tolist() for frame in frames_of(reader)] == [sorted(SLOTS[:1] + SLOTS[2:])] * 3
+    assert reader.remarks() == "masked: left in 3 frames; the first: left has no images at all"
+    (recording / "images" / "front").rename(recording / "front")  # the anchor cannot be masked
+    with pytest.raises(DatasetError, match=r"'front': .* name another camera in rig.yaml with the key 'anchor'"):
+        reader_of(recording, missing="mask")
+
+
+@pytest.mark.parametrize("end", [".JPG", ".Png"])
+def test_ends_of_names_in_capitals(end: str, recording: Path) -> None:
+    for name in SLOT:
+        folder = recording / "images" / name
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        Image.new("RGB", (WIDTH, HEIGHT), (9, 9, 9)).save(recording / "images" / f"{name}{end}")
+    assert len(frames_of(reader_of(recording, poses=False))) == 1
+
+
 # ---------------------------------------------------------------------------------------------- detect
+def test_the_command_warns_of_what_a_rig_is_suspected_of(
+    recording: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_rig(recording, vehicle_from_camera={"translation": [1.5, 0, 1.5], "looks_deg": [55, 0, 90]})
+    assert detect(recording, checkpoint, tmp_path / "out", "--no-pictures") == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warned == ["bevnext: warning: left: its image is rolled by 90 deg against the vehicle: see the axes"]
+
+
 def test_the_command_writes_lines_and_pictures_and_says_what_it_left_out(
     recording: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,13 +286,13 @@ def test_the_command_writes_lines_and_pictures_and_says_what_it_left_out(
     said = capsys.readouterr()
     assert "3 frames" in said.out and "detections.jsonl" in said.out
     assert "note: the rig has no CAM_BACK_LEFT, CAM_BACK_RIGHT: the network sees nothing there" in said.err
-    assert "warning: cameras were masked: back in 1 frames; the first: back (" in said.err
+    assert "warning: masked: back in 1 frame; the first: back (" in said.err
     assert [line["stamp_ns"] for line in lines_of(tmp_path / "out")] == [stamp_of("front", n) for n in range(3)]
     written = {path.name for path in (tmp_path / "out").rglob("*.*")}
     assert {"detections.jsonl", "000.png", "002.png"} <= written and "submission.json" not in written
     assert detect(recording, checkpoint, tmp_path / "skip", "--poses", recording / "poses.tum", "--no-pictures") == 0
     said = capsys.readouterr()
-    assert "1 of 3 frames were skipped (bad_image 1)" in said.err and len(lines_of(tmp_path / "skip")) == 2
+    assert "1 of 3 frames was skipped (bad_image 1)" in said.err and len(lines_of(tmp_path / "skip")) == 2
 
 
 def test_without_poses_each_frame_stands_alone(

@@ -60,7 +60,7 @@ def info(tmp_path: Path) -> Path:
 def test_camera_info_with_extrinsics(info: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "rig.yaml"
     assert rig_import(out, "--camera-info", f"front={info}", "--vehicle-from-camera", f"front={PLACE}") == 0
-    assert capsys.readouterr().out == f"1 cameras -> {out}\n"
+    assert capsys.readouterr().out == f"1 camera -> {out}\n"
     (camera,) = load_rig(out).cameras
     assert (camera.name, camera.slot, camera.size) == ("front", "CAM_FRONT", (640, 480))
     k = camera.intrinsics
@@ -85,7 +85,7 @@ def test_what_camera_info_does_not_tell_is_refused_by_name(
     out = tmp_path / "rig.yaml"
     assert rig_import(out, "--camera-info", info) == 0
     said = capsys.readouterr().out
-    assert said == f"1 cameras -> {out}; fill in narrow_stereo: slot, narrow_stereo: vehicle_from_camera\n"
+    assert said == f"1 camera -> {out}; fill in narrow_stereo: slot, narrow_stereo: vehicle_from_camera\n"
     with pytest.raises(ConfigError, match="camera 'narrow_stereo': 'slot' is still FILL_IN"):
         load_rig(out)
     assert rig_import(out, "--camera-info", info, "--slot", "narrow_stereo=CAM_BACK") == 0
