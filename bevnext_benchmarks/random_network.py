@@ -11,6 +11,7 @@ from torch import nn
 from bevnext_core.checkpoint import load_checkpoint
 from bevnext_core.config import ModelConfig, config_from_mapping, load_config, published_config
 from bevnext_core.network.bevnext import BEVNeXt
+from bevnext_tools.checkpoints import checkpoint_file
 from bevnext_tools.export.noise_drive import network_inputs
 
 TINY = config_from_mapping(
@@ -70,5 +71,5 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 def chosen_network(args: argparse.Namespace) -> BEVNeXt:
     """The network that :func:`add_network_arguments` names."""
     if args.checkpoint:
-        return load_checkpoint(args.checkpoint).eval()
+        return load_checkpoint(checkpoint_file(args.checkpoint)).eval()
     return random_network(load_config(args.config) if args.config else published_config(2))

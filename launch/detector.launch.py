@@ -35,7 +35,7 @@ BOOL = given.BOOLEANS
 TEXTS = List[str]  # noqa: UP006 - list[str] is no type to launch_ros
 ARGUMENTS = [
     ("params", os.path.join(SHARE, "config", "detector.yaml"), "parameter file of the node"),
-    ("checkpoint", "", "the network's file; its model comes with it"),
+    ("checkpoint", "", "the network's file or name (bevnext weights, or demo); its model comes with it"),
     ("model", "", "model configuration (YAML) that the checkpoint must agree with"),
     ("device", "", "cpu, cuda, cuda:1, ... or auto"),
     ("threads", "", "computing threads; 0: the cores at hand"),

@@ -156,9 +156,8 @@ def detect_bag(
     Raises:
         BagError: the bag cannot be used, the output bag exists, or no frame could be used at all.
     """
-    from tqdm import tqdm
-
     from bevnext_tools.draw.video import write_video
+    from bevnext_tools.progress import progress
 
     out = Path(out)
     summary = BagSummary()
@@ -173,7 +172,7 @@ def detect_bag(
         total = bag.counts.get(
             "/" + next(c.image_topic for c in stream.cameras if c.name == stream.anchor).lstrip("/")
         )
-        with tqdm(total=total, unit="frame", disable=None) as progress:
+        with progress("detecting", "frame", total) as bar:
             for posed, frame in bag_frames(bag, stream, summary, options.mask_faulty):
                 if posed.reset_reason:
                     detector.reset(posed.reset_reason)
@@ -192,7 +191,7 @@ def detect_bag(
                 if pictures:
                     summary.pictures.append(_draw(out, summary.frames - 1, frame, shown))
                     stamps.append(found.stamp_ns)
-                progress.update()
+                bar.update()
         if not summary.frames:
             reason = summary.warnings[-1] if summary.warnings else "it holds no complete frame"
             causes = ", ".join(f"{cause} {count}" for cause, count in summary.drops.items())
@@ -263,14 +262,15 @@ def run_detect_bag(
         params: a parameter file as the node's. node: whose sections count, ``/robot1/detector``; by default the
             file's ``detector``. overrides: parameters by name that go before it.
     """
-    from bevnext_core.checkpoint import named_checkpoint
     from bevnext_ros.node.detector_factory import make_detector
     from bevnext_ros.node.parameters import load_options, make_options
 
     options = make_options({}, "the defaults") if params is None else load_options(params, node)
     if overrides:
         options = make_options({**asdict(options), **overrides}, "the command line")
-    detector = make_detector(options, str(named_checkpoint(checkpoint)), device)
+    with BagReader(bag):  # what is wrong with it is found before torch is imported
+        pass
+    detector = make_detector(options, str(checkpoint), device)
     wanted: dict[str, Any] = {"pictures": pictures, "json_lines": json_lines, "view": view, "recording": recording}
     summary = detect_bag(bag, detector, out, options, picture_threshold=picture_threshold, **wanted)
     written = Path(out) / "detections"

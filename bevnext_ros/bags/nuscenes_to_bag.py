@@ -148,7 +148,7 @@ def convert_scene(
     Raises:
         DatasetError: a file of the scene is missing or damaged. BagError: the bag cannot be written.
     """
-    from tqdm import tqdm
+    from bevnext_tools.progress import progress
 
     rows = _scene_rows(tables, scene)
     chosen = [row for row in rows if row["channel"] in CAMERAS and (sweeps or row["is_key_frame"])]
@@ -173,7 +173,7 @@ def convert_scene(
             for sample in samples:
                 jobs.append((stamp_ns("sample", sample), 2, lambda sample=sample: bag_scene.write_truth(sample)))  # type: ignore[misc]
         jobs.sort(key=lambda job: job[:2])
-        for _, _, job in tqdm(jobs, desc=scene, unit="msg", disable=None):
+        for _, _, job in progress(f"writing {scene}", "message", len(jobs), jobs):
             job()
         result.counts = dict(bag.counts)
     return result

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bevnext_core.checkpoint import named_checkpoint
 from bevnext_core.config import load_config
 from bevnext_core.errors import CheckpointError
 from bevnext_ros.node.parameters import Options
+from bevnext_tools.checkpoints import checkpoint_file
 from bevnext_tools.threads import use_threads
 
 
@@ -36,5 +36,5 @@ def make_detector(options: Options, checkpoint: str = "", device: str = "") -> A
         history=HistoryOptions(max_gap=options.history_max_gap),
     )
     expected = load_config(options.model) if options.model else None
-    file = named_checkpoint(path, download=False)  # a robot that starts does not wait for a network
+    file = checkpoint_file(path, download=False)  # a robot that starts does not wait for a network
     return Detector.from_checkpoint(file, device=device or options.device, options=settings, expected=expected)

@@ -36,7 +36,7 @@ class Options:
     """The table, and the values of a run."""
 
     autostart: bool = _p(True, "configure and activate by itself when the node starts", read_only=True)
-    checkpoint: str = _p("", "the network's file, or the name of published weights (bevnext weights)")
+    checkpoint: str = _p("", "the network's file, or the name of published weights (bevnext weights), or demo")
     model: str = _p("", "a model configuration (YAML) that the checkpoint must agree with; empty: any")
     device: str = _p("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     precision: AnyPrecision = _p("auto", "of the convolutions; auto: as bevnext doctor says")

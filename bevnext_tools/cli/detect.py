@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bevnext_core.detections import Detections, FrameDetector, lines_file
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
 from bevnext_core.frame import CameraFrame
 from bevnext_core.precision import PRECISIONS
+from bevnext_tools.checkpoints import checkpoint_file, reader_and_detector
 from bevnext_tools.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
 from bevnext_tools.cli.registry import extension
 from bevnext_tools.cli.rig_options import add_rig_arguments, check_rig_arguments, rig_reader
@@ -66,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--scene", action="append", metavar="NAME", help="only this scene (may be repeated)")
     which.add_argument("--split", metavar="NAME", help="only this split, e.g. mini_val (default: all scenes)")
-    add("--checkpoint", required=True, metavar="FILE", help="a file, or published weights by name (bevnext weights)")
+    weights = "a file, published weights by name (bevnext weights), or demo (they know the synthetic world only)"
+    add("--checkpoint", required=True, metavar="FILE", help=weights)
     add_output_arguments(parser, "submission.json, pictures, videos")
     add("--sweeps", action="store_true", help="every camera record (12 Hz), not only key frames")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
@@ -100,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError("--cuda-graphs is gone: give --compile reduce-overhead")
     check_rig_arguments(args)
     out = output_folder(args)
+    args.checkpoint = checkpoint_file(args.checkpoint)
     with _view(args) as view:
         code = _detect_in_bag(args, view) if args.bag else _detect_in_frames(args, out, view)
     if args.rrd:
@@ -117,18 +121,19 @@ def _view(args: argparse.Namespace) -> AbstractContextManager[View | None]:
 
 
 def _detect_in_frames(args: argparse.Namespace, out: Path, view: View | None) -> int:
-    from bevnext_core.detector import Detector, DetectorOptions
-
     if args.params or args.node:
         raise BevnextError("--params and --node go with --bag; a data set needs no parameter file")
     if args.detections_only:
         raise BevnextError("--detections-only goes with --bag: nothing else makes a bag")
-    options = DetectorOptions(**_detector_overrides(args))
-    detector = Detector.from_checkpoint(args.checkpoint, args.device, options)
     if args.images:
-        return _detect_in_images(args, detector, out, view)
+        return _detect_in_images(args, out, view)
     choice = {"scenes": args.scene, "split": args.split, "sweeps": args.sweeps}
-    reader = NuScenesReader.of(detector.config, args.dataroot, args.version, **choice)
+    reader, detector = reader_and_detector(
+        args.checkpoint,
+        lambda config: NuScenesReader.of(config, args.dataroot, args.version, **choice),
+        args.device,
+        **_detector_overrides(args),
+    )
     wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": args.json_lines, "view": view}
     summary = detect(reader, detector, out, score_threshold=args.score_threshold, **wanted)
     print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'submission.json'}")
@@ -149,17 +154,19 @@ def _detector_overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _detect_in_images(args: argparse.Namespace, detector: FrameDetector, out: Path, view: View | None) -> int:
+def _detect_in_images(args: argparse.Namespace, out: Path, view: View | None) -> int:
     from bevnext_tools.rig.images import WithoutHistory
 
     _refuse_choice(args, "a folder of images")
-    reader = rig_reader(args, detector.config)
+    made = partial(rig_reader, args)
+    reader, detector = reader_and_detector(args.checkpoint, made, args.device, **_detector_overrides(args))
+    stepped: FrameDetector = detector
     if not args.poses:
         print("bevnext: note: no --poses: each frame is detected by itself, without history", file=sys.stderr)
-        detector = WithoutHistory(detector)
+        stepped = WithoutHistory(detector)
     wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": True, "view": view}
-    summary = detect(reader, detector, out, score_threshold=args.score_threshold, **wanted)
-    print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'detections.jsonl'}")
+    summary = detect(reader, stepped, out, score_threshold=args.score_threshold, **wanted)
+    print(f"{stepped}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'detections.jsonl'}")
     for video in summary.videos:
         print(f"video: {video}")
     if remarks := reader.remarks():
@@ -211,25 +218,24 @@ def detect(
     Raises:
         DatasetError: no frame at all could be used (nothing is written).
     """
-    from tqdm import tqdm
-
     from bevnext_tools.draw.cameras import draw_frame, write_picture
     from bevnext_tools.draw.video import write_video
+    from bevnext_tools.progress import progress
 
     summary = DetectSummary()
     results: dict[str, list[dict[str, Any]]] = {}
-    with tqdm(total=len(reader), unit="frame", disable=None) as progress, lines_file(out, json_lines) as lines:
+    with progress("detecting", "frame", len(reader)) as bar, lines_file(out, json_lines) as lines:
         for scene in reader.scenes:
             folder = out / "frames" / scene
             for stale in folder.glob("*.png") if pictures else ():
                 stale.unlink()
             drawn: list[Path] = []
-            progress.set_description(scene)
+            bar.set_description(scene, refresh=False)
             for ref, frame, found, *_ in detect_frames(detector, reader, scene):
                 if isinstance(found, FrameError):
                     line = f"{scene}, frame {ref.index}: {one_line(found)}"
                     summary.failed.append(line)
-                    progress.write(f"bevnext: warning: {line}", file=sys.stderr)
+                    bar.write(f"bevnext: warning: {line}", file=sys.stderr)
                 else:
                     summary.frames += 1
                     summary.boxes += len(found)
@@ -246,7 +252,7 @@ def detect(
                         annotated = None if truth is None else truth.boxes
                         drawn.append(folder / f"{ref.index:03d}.png")
                         write_picture(draw_frame(frame, shown, annotated, title=title), drawn[-1])
-                progress.update()
+                bar.update()
             if drawn:
                 stamps = [ref.stamp_ns for ref in reader.refs(scene)]
                 if video := write_video(out / f"{scene}.mp4", drawn, stamps):

@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from bevnext_core.classes import CLASSES
+from bevnext_core.config import ModelConfig
 from bevnext_core.errors import BevnextError, DatasetError
 from bevnext_core.precision import PRECISIONS, precision_text
 from bevnext_tools.cli.dataset import add_dataset_arguments
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     results = parser.add_mutually_exclusive_group(required=True)
     results.add_argument("--submission", metavar="FILE", help="submission.json of bevnext detect")
     results.add_argument("--bag", metavar="BAG", help="recorded detections of the node, or of detect --bag")
-    results.add_argument("--checkpoint", metavar="FILE", help="detect in the split with this network, then score")
+    network = "detect in the split with this network (a file or a name, as for bevnext detect), then score"
+    results.add_argument("--checkpoint", metavar="FILE", help=network)
     add(
         "--mode",
         choices=("window", "streaming"),
@@ -78,16 +80,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate_network(args: argparse.Namespace) -> int:
     """Detect in a split and score it. Where processes have joined a group, they share the scenes; the first reports."""
-    import torch.distributed as dist
-    from tqdm import tqdm
-
     from bevnext_core.datasets.nuscenes import NuScenesReader
     from bevnext_core.datasets.nuscenes_tables import split_scenes
-    from bevnext_core.detector import Detector, DetectorOptions
+    from bevnext_tools.checkpoints import checkpoint_file, reader_and_detector
     from bevnext_tools.evaluation.corruptions import CorruptedImages, Corruption
     from bevnext_tools.evaluation.inference import Mode, ShuffledImages, detect_scenes
     from bevnext_tools.evaluation.metric import evaluate, report
     from bevnext_tools.evaluation.submission import make_submission, write_submission
+    from bevnext_tools.progress import progress
 
     mode: Mode = args.mode or "window"
     corruption = Corruption.parse(args.corrupt, args.missing_camera or "mask") if args.corrupt else None
@@ -97,22 +97,26 @@ def _evaluate_network(args: argparse.Namespace) -> int:
     outside = [scene for scene in args.scene or () if scene not in members]
     if outside:
         raise DatasetError(f"the split '{args.eval_set}' has no scene '{outside[0]}'")
-    options = DetectorOptions(precision=args.precision or "fp32")
-    detector = Detector.from_checkpoint(args.checkpoint, args.device or "auto", options)
-    if unknown := [name for name in detector.config.class_names if name not in CLASSES]:
-        raise BevnextError(f"the official metric knows nuScenes' ten classes, and '{detector.config.name}' finds "
-                           f"{', '.join(unknown)}; see docs/own_data.md")
     kind = ShuffledImages if args.shuffle_images else CorruptedImages if corruption else NuScenesReader
     choice = {"scenes": args.scene} if args.scene else {"split": args.eval_set}
-    reader = kind.of(detector.config, args.dataroot, args.version, **choice)
+
+    def make(config: ModelConfig) -> NuScenesReader:
+        if unknown := [name for name in config.class_names if name not in CLASSES]:
+            raise BevnextError(f"the official metric knows nuScenes' ten classes, and '{config.name}' finds "
+                               f"{', '.join(unknown)}; see docs/own_data.md")
+        return kind.of(config, args.dataroot, args.version, **choice)
+
+    args.checkpoint, device = checkpoint_file(args.checkpoint), args.device or "auto"
+    reader, detector = reader_and_detector(args.checkpoint, make, device, precision=args.precision or "fp32")
+    import torch.distributed as dist
+
     if isinstance(reader, CorruptedImages) and corruption:
         reader.corruption = corruption
     joined = dist.is_available() and dist.is_initialized()
     rank, count = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
     scenes = reader.scenes[rank::count]
     frames = sum(len(reader.refs(scene)) for scene in scenes)
-    hidden = rank > 0 or not sys.stderr.isatty()
-    with tqdm(total=frames, unit="frame", desc=mode, disable=hidden) as bar:
+    with progress(f"detecting, mode {mode}", "frame", frames, hidden=rank > 0) as bar:
         parts = [detect_scenes(detector, reader, scenes, mode, bar.update)]
     if joined:
         parts *= count

@@ -18,6 +18,7 @@ from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.inference import autocast
 from bevnext_core.precision import PRECISIONS, ieee_fp32, precision_text, resolve_precision
+from bevnext_tools.checkpoints import checkpoint_file
 from bevnext_tools.export.noise_drive import network_inputs
 
 LIMITS = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
@@ -29,7 +30,7 @@ COMPUTES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="FILE", help="weights to export")
+    add("--checkpoint", required=True, metavar="FILE", help="weights to export: a file or a name")
     add(
         "--out",
         required=True,
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     device = find_device(args.device)
     if args.fixed_shapes and suffix != ".onnx":
         raise BevnextError(f"--fixed-shapes is for ONNX files; the shapes of {args.out} are fixed anyway")
+    args.checkpoint = checkpoint_file(args.checkpoint)
     if suffix == ".onnx":
         from bevnext_tools.export.onnx import export_onnx
 

@@ -23,12 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it. Raises CheckpointError, BevnextError."""
     from bevnext_core import weights
+    from bevnext_tools.checkpoints import DEMO, DEMO_FILE
 
     if args.names and args.action != "get":
         raise BevnextError(f"'weights {args.action}' takes no names")
     if args.action == "list":
         for name, published in weights.PUBLISHED.items():
             print(f"{name:<32}{_state(name):<12}{published.address}")
+        print(f"{DEMO:<32}{'carried':<12}{DEMO_FILE}, which know the synthetic world only")
         print(f"folder: {weights.folder()}\n{weights.TERMS}")
         print(f"terms of use accepted: {'yes' if weights.terms_accepted() else 'no (bevnext weights accept)'}")
     elif args.action == "accept":

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bevnext_core.errors import BevnextError
-from bevnext_tools.resources import shared_file
-
-WEIGHTS = "weights/demo_stage2.safetensors"
+from bevnext_tools.checkpoints import DEMO, DEMO_FILE, checkpoint_file
 
 COMPUTES = True
 
@@ -33,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_drive_arguments(parser: argparse.ArgumentParser) -> None:
     """What the demo with ROS takes too: weights and drive."""
-    parser.add_argument("--checkpoint", metavar="FILE", help=f"other weights than {WEIGHTS}")
+    parser.add_argument("--checkpoint", metavar="FILE", help=f"other weights than {DEMO_FILE}")
     kept = "where the synthetic drive is kept, made there when missing (default: cache)"
     parser.add_argument("--drive", metavar="DIR", help=kept)
     length = "its length, 0.5 s each (default: %(default)s)"
@@ -75,14 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def demo_weights(given: str | None) -> Path:
-    """The checkpoint to use: ``given``, or that of the package.
-
-    Raises:
-        ConfigError: the package's is not there.
-    """
-    if given:
-        return Path(given)
-    return shared_file(WEIGHTS)
+    """The checkpoint to use: ``given``, or that of the package. Raises as :func:`checkpoint_file`."""
+    return Path(checkpoint_file(given or DEMO))
 
 
 def _about(weights: Path, detector: Any, drive: str) -> dict[str, str]:

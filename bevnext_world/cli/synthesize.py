@@ -46,8 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the data set. Raises DatasetError, OSError."""
     from pathlib import Path
 
-    from tqdm import tqdm
-
+    from bevnext_tools.progress import progress
     from bevnext_tools.threads import usable_cores
     from bevnext_world.recording.generate import Order, generate
     from bevnext_world.recording.splits import SPLITS
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise BevnextError(f"--seed must not be negative, but is {args.seed}")
     order = Order(Path(args.out), args.split, args.seed, args.scenes, args.image_size, bool(args.sweeps))
-    with tqdm(total=order.scenes * order.key_frames, unit="key frame", disable=None) as bar:
+    with progress(f"making {order.out}", "key frame", order.scenes * order.key_frames) as bar:
         made, there = generate(order, workers, bar.update)
     kept = f", {there} were there already" if there else ""
     version = SPLITS[order.split].version

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,9 +63,8 @@ def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Dri
     """
     if key_frames < 2:
         raise DatasetError(f"a drive has at least 2 key frames, not {key_frames}")
-    from tqdm import tqdm
-
     from bevnext_core.files import cache_directory, user_path
+    from bevnext_tools.progress import progress, say
     from bevnext_tools.threads import usable_cores
     from bevnext_world.recording.generate import generate
     from bevnext_world.recording.splits import SPLITS, WORLD_VERSION, scene_names
@@ -77,15 +75,16 @@ def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Dri
     out = user_path(folder) if folder else cache_directory() / "drives" / name
     (scene,) = scene_names(SPLIT, 1)
     order = Order(out, SPLIT, SEED, 1, IMAGE_SIZE, True, key_frames)
-    if not order.part(scene).is_file():
+    if order.part(scene).is_file():
+        say(f"the drive is there: {out}")
+    else:
+        say(f"making the drive ({key_frames} key frames, about a minute; kept in {out})")
         try:
             library()
         except NativeBuildError as error:
             order = unpack(replace(order, out=out if folder else out.with_name(f"{name}-packed")))
-            print(f"bevnext: the drive is the package's own, {order.key_frames} key frames: {error}",
-                  file=sys.stderr)  # fmt: skip
-            key_frames = order.key_frames
-    with tqdm(total=key_frames, desc="making the drive", unit="key frame", disable=None) as bar:
+            say(f"the drive is the package's own, {order.key_frames} key frames: {error}")
+    with progress("making the drive", "key frame", order.key_frames, begin="") as bar:
         made, _ = generate(order, usable_cores(), bar.update)
     return Drive(order.out, SPLITS[SPLIT].version, scene, SPLIT, bool(made))
 

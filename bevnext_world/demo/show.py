@@ -97,7 +97,7 @@ def show(
     Raises:
         FrameError: an image or pose of the drive cannot be used. DatasetError: it cannot be scored.
     """
-    from tqdm import tqdm
+    from bevnext_tools.progress import progress
 
     scene = reader.scenes[0]
     refs = reader.refs(scene)
@@ -109,7 +109,7 @@ def show(
     detector.step(reader.load(refs[0]))  # not timed: what is built or loaded at first use
     with open_video(out / "drive.mp4", shown.fps) as video:
         run = detect_frames(detector, reader, scene)
-        for ref, frame, found, read, step in tqdm(run, name, len(refs), unit="frame", disable=None):
+        for ref, frame, found, read, step in progress("detecting", "frame", len(refs), run):
             start = time.perf_counter()
             if isinstance(found, FrameError):
                 raise found

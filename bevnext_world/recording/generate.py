@@ -139,8 +139,9 @@ def generate(order: Order, workers: int = 1, progress: Callable[[int], object] |
     missing = [number for number, name in enumerate(names) if not order.part(name).is_file()]
     report = progress or (lambda count: None)
     report((len(names) - len(missing)) * order.key_frames)
-    # As few pieces as keep all workers busy: each piece builds its scene anew.
-    pieces = max(1, -(-workers // max(len(missing), 1)))
+    # As few pieces as keep all workers busy: a worker keeps one scene, and builds another anew. Of a single scene each
+    # key frame is a piece: progress is seen.
+    pieces = order.key_frames if len(missing) == 1 else max(1, -(-workers // max(len(missing), 1)))
     tasks = [
         (number, [int(key) for key in keys])
         for number in missing

@@ -20,9 +20,11 @@ from tqdm import tqdm
 
 from bevnext_core.errors import BevnextError
 from bevnext_core.precision import PRECISIONS
+from bevnext_tools import progress as progress_module
 from bevnext_tools.cli import registry
 from bevnext_tools.cli.main import main
 from bevnext_tools.cli.registry import COMMANDS, Command
+from bevnext_tools.progress import progress
 
 registry.discover()
 
@@ -168,3 +170,20 @@ def test_without_shtab_one_line_says_what_to_do(monkeypatch, capsys):
     assert main(["completion", "bash"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bevnext: error: completion needs the Python package shtab: `") and line.endswith("shtab`")
+
+
+def test_long_work_draws_a_bar_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(err: io.StringIO, **options: Any) -> str:
+        with redirect_stderr(err), progress("detecting", "frame", 3, **options) as bar:
+            for _ in range(3):
+                bar.update()
+        return err.getvalue()
+
+    first, *drawn = shown(Terminal()).split("\n", 1)
+    assert first == "bevnext: detecting: 3 frames" and "100%" in drawn[0] and "\r" in drawn[0]
+    assert shown(io.StringIO()) == "bevnext: detecting: 3 frames\n"  # too short for more
+    monkeypatch.setattr(progress_module, "SECONDS", 0.0)
+    first, *lines = shown(io.StringIO(), begin="now for three").splitlines()
+    assert first == "bevnext: now for three" and lines[-1].startswith("bevnext: detecting: 3 of 3, ")
+    assert any(line.startswith("bevnext: detecting: 1 of 3, ") for line in lines)
+    assert shown(io.StringIO(), hidden=True) == ""

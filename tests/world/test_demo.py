@@ -300,8 +300,6 @@ def test_drive_is_made_once_and_short_ones_are_refused(
 def test_mistakes_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import bevnext_world.cli.demo as command
-
     (tmp_path / "file").touch()
     for arguments, message in (
         (["--score-threshold", "3"], "--score-threshold must be between 0 and 1, got 3"),
@@ -310,7 +308,7 @@ def test_mistakes_are_one_line(
     ):
         assert main(["demo", *arguments]) == 2
         assert message in capsys.readouterr().err
-    monkeypatch.setattr(command, "WEIGHTS", "weights/none.safetensors")
+    monkeypatch.setattr("bevnext_tools.checkpoints.DEMO_FILE", "weights/none.safetensors")
     assert main(["demo", "--out", str(tmp_path / "out")]) == 2
     assert "'weights/none.safetensors' of bevnext_ros is not installed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -47,7 +47,7 @@ def test_it_is_played_where_nothing_can_be_rendered(
     monkeypatch.setenv("BEVNEXT_CACHE_DIR", str(tmp_path))
     drive = prepare_drive()
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith(f"bevnext: the drive is the package's own, {PACKED_KEY_FRAMES} key frames: no C++")
+    assert said[1].startswith(f"bevnext: the drive is the package's own, {PACKED_KEY_FRAMES} key frames: no C++")
     from nuscenes.nuscenes import NuScenes
 
     tables = NuScenes(drive.version, str(drive.dataroot), verbose=False)
