@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tests.own_rig import (
     stamp_of,
     write_recording,
 )
+from tests.paths import ROOT
 from tests.published import build, config_of
 
 SLOTS = [CAMERAS.index(slot) for slot in SLOT.values()]
@@ -288,6 +290,14 @@ def test_the_command_writes_lines_and_pictures_and_says_what_it_left_out(
     assert "note: the rig has no CAM_BACK_LEFT, CAM_BACK_RIGHT: the network sees nothing there" in said.err
     assert "warning: masked: back in 1 frame; the first: back (" in said.err
     assert [line["stamp_ns"] for line in lines_of(tmp_path / "out")] == [stamp_of("front", n) for n in range(3)]
+    page = (ROOT / "docs" / "own_cameras.md").read_text()
+    (shown,) = re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    for line in lines_of(tmp_path / "out"):  # as the page shows them
+        assert list(line) == list(json.loads(shown))
+        for box in line["boxes"]:
+            assert [(key, np.shape(value)) for key, value in box.items()] == [
+                (key, np.shape(value)) for key, value in json.loads(shown)["boxes"][0].items()
+            ]
     written = {path.name for path in (tmp_path / "out").rglob("*.*")}
     assert {"detections.jsonl", "000.png", "002.png"} <= written and "submission.json" not in written
     assert detect(recording, checkpoint, tmp_path / "skip", "--poses", recording / "poses.tum", "--no-pictures") == 0
