@@ -235,7 +235,8 @@ def detect(
                 if isinstance(found, FrameError):
                     line = f"{scene}, frame {ref.index}: {one_line(found)}"
                     summary.failed.append(line)
-                    bar.write(f"bevnext: warning: {line}", file=sys.stderr)
+                    if len(reader) > 1:  # that of the only one ends the run, as its error
+                        bar.write(f"bevnext: warning: {line}", file=sys.stderr)
                 else:
                     summary.frames += 1
                     summary.boxes += len(found)
@@ -258,7 +259,9 @@ def detect(
                 if video := write_video(out / f"{scene}.mp4", drawn, stamps):
                     summary.videos.append(video)
     if not summary.frames:
-        raise DatasetError(f"none of the {len(summary.failed)} frames could be used; the first: {summary.failed[0]}")
+        count = len(summary.failed)
+        what = "the only frame cannot be used" if count == 1 else f"none of the {count} frames could be used; the first"
+        raise DatasetError(f"{what}: {summary.failed[0]}")
     if isinstance(reader, NuScenesReader):
         submission = make_submission(results, reader.sample_tokens(), class_names=reader.class_names)
         write_submission(submission, out / "submission.json")

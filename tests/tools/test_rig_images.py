@@ -305,6 +305,19 @@ def test_the_command_writes_lines_and_pictures_and_says_what_it_left_out(
     assert "1 of 3 frames was skipped (bad_image 1)" in said.err and len(lines_of(tmp_path / "skip")) == 2
 
 
+def test_a_damaged_image_of_the_only_frame_is_told_once(
+    recording: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (recording / "images" / "front").iterdir():
+        if path.stem != str(stamp_of("front", 1)):
+            path.unlink()
+    cut = recording / "images" / "left" / f"{stamp_of('left', 1)}.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    assert detect(recording, checkpoint, tmp_path / "out", "--no-pictures") == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if str(cut) in line]
+    assert said.startswith("bevnext: error: the only frame cannot be used: images, frame 0: left (")
+
+
 def test_without_poses_each_frame_stands_alone(
     recording: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
