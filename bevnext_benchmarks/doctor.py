@@ -15,11 +15,15 @@ from functools import partial
 from bevnext_core.datasets.nuscenes_tables import ADD_DEVKIT
 from bevnext_core.errors import BevnextError, one_line
 from bevnext_core.files import cache_directory
+from bevnext_core.weights import PUBLISHED
+from bevnext_tools.checkpoints import DEMO, DEMO_FILE
 from bevnext_tools.cli.main import version
+from bevnext_tools.cli.weights import state
+from bevnext_tools.resources import share_folders
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "pydantic", "opencv-python-headless", "av", "nuscenes-devkit", "rosbags",
-    "onnxruntime", "tensorboard",
+    "onnxruntime", "tensorboard", "rerun-sdk",
 )  # fmt: skip
 ROS_PACKAGES = ("rclpy", "vision_msgs", "tf2_msgs", "message_filters", "cv_bridge")
 
@@ -44,6 +48,7 @@ def facts() -> Iterator[tuple[str, str]]:
         yield name, version(name)
     if importlib.util.find_spec("nuscenes") is None:
         yield "", f"reading and scoring nuScenes needs the devkit: {ADD_DEVKIT}"
+    yield "weights", _or_why_not(_weights)
     yield from _torch()
     yield from _compilers()
     yield "ROS", os.environ.get("ROS_DISTRO", "no distribution is sourced")
@@ -51,6 +56,13 @@ def facts() -> Iterator[tuple[str, str]]:
     for name in sorted(os.environ):
         if name.startswith(("BEVNEXT_", "OMP_", "RMW_", "ROS_DOMAIN", "FASTDDS_", "FASTRTPS_")):
             yield name, os.environ[name]
+
+
+def _weights() -> str:
+    """Those at hand."""
+    names = [DEMO] if any((folder / DEMO_FILE).is_file() for folder in share_folders()) else []
+    names += [f"{name} ({state(name)})" for name in PUBLISHED if state(name) != "-"]
+    return f"{', '.join(names) or 'none'}; all there are: bevnext weights"
 
 
 def _torch() -> Iterator[tuple[str, str]]:

@@ -69,8 +69,7 @@ class Detections:
         return [self.class_names[int(label)] for label in self.labels]
 
     def as_mapping(self) -> dict[str, Any]:
-        """Plain values for JSON: the frame, and class, score, center, size, yaw, velocity of each box (ego frame), best
-        first."""
+        """Plain values for JSON: the frame, and what :mod:`bevnext_core.boxes` has of each box (ego frame), best first."""
         best = self.above(0.0)
         rows = zip(best.names, best.scores.tolist(), best.boxes.tolist(), strict=True)
         boxes = [
@@ -78,7 +77,7 @@ class Detections:
             for name, score, box in rows
         ]
         pose = self.global_from_ego.tolist()
-        return {"stamp_ns": self.stamp_ns, "token": self.token, "global_from_ego": pose, "boxes": boxes}
+        return {"stamp_ns": self.stamp_ns, "token": self.token or None, "global_from_ego": pose, "boxes": boxes}
 
     def above(self, score: float, limit: int | None = None) -> Detections:
         """Those with at least ``score``, best first, at most ``limit``."""

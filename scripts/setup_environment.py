@@ -170,7 +170,8 @@ def install_packages(files: list[Path], pair: str) -> None:
     files = [*files, *([] if pair else [PINS["torch"]]), *([PINS["numpy1"]] if keeps_numpy_1() else [])]
     requirements = VENV / "requirements.txt"
     requirements.write_text("\n".join([*blocks(*files).values(), pair, ""]))
-    say(f"installing the packages of {', '.join(str(path.relative_to(ROOT)) for path in files)}")
+    names = ", ".join(str(path.relative_to(ROOT)) for path in files)
+    say(f"installing the packages of {names}: this takes minutes (VERBOSE=1 shows how far it is)")
     install(
         VENV, "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", requirements,
         what="installing the pinned packages",

@@ -156,6 +156,7 @@ def detect_bag(
     Raises:
         BagError: the bag cannot be used, the output bag exists, or no frame could be used at all.
     """
+    from bevnext_tools.draw.choice import without_doubles
     from bevnext_tools.draw.video import write_video
     from bevnext_tools.progress import progress
 
@@ -185,11 +186,11 @@ def detect_bag(
                 summary.boxes += len(found)
                 if lines:
                     print(json.dumps(found.as_mapping()), file=lines)
-                shown = found.above(picture_threshold)
+                shown = without_doubles(found, picture_threshold)
                 if view:
                     view(frame, shown, None)
                 if pictures:
-                    summary.pictures.append(_draw(out, summary.frames - 1, frame, shown))
+                    summary.pictures.append(_draw(out, summary.frames - 1, frame, shown, len(found)))
                     stamps.append(found.stamp_ns)
                 bar.update()
         if not summary.frames:
@@ -233,11 +234,11 @@ def _write(writer: BagWriter, found: Detections, posed: PosedFrame, frame: str) 
         writer.write(topic, kind, make(factory, found, posed.output_from_ego, frame), stamp)
 
 
-def _draw(out: Path, number: int, frame: CameraFrame, found: Detections) -> Path:
+def _draw(out: Path, number: int, frame: CameraFrame, shown: Detections, of: int) -> Path:
     from bevnext_tools.draw.cameras import draw_frame, write_picture
 
     path = out / "frames" / f"{number:03d}.png"
-    write_picture(draw_frame(frame, found, None, title=f"frame {number}"), path)
+    write_picture(draw_frame(frame, shown, None, title=f"frame {number}", of=of), path)
     return path
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -164,8 +164,9 @@ def _detect_in_images(args: argparse.Namespace, out: Path, view: View | None) ->
     if not args.poses:
         print("bevnext: note: no --poses: each frame is detected by itself, without history", file=sys.stderr)
         stepped = WithoutHistory(detector)
-    wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": True, "view": view}
-    summary = detect(reader, stepped, out, score_threshold=args.score_threshold, **wanted)
+    titles = {camera.slot: f"{camera.name} ({camera.slot})" for camera in reader.cameras if camera.name != camera.slot}
+    wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": True, "view": view, "titles": titles}
+    summary = detect(reader, stepped, out, velocities=bool(args.poses), score_threshold=args.score_threshold, **wanted)
     print(f"{stepped}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'detections.jsonl'}")
     for video in summary.videos:
         print(f"video: {video}")
@@ -206,19 +207,27 @@ def detect(
     score_threshold: float = 0.3,
     json_lines: bool = False,
     view: View | None = None,
+    titles: Mapping[str, str] | None = None,
+    velocities: bool = True,
 ) -> DetectSummary:
     """Run the detector over all frames of ``reader`` and write the results below ``out``.
 
     Writes ``submission.json`` (of nuScenes: key frames only, as it wants it), and with ``pictures`` also
     ``frames/<scene>/<nnn>.png`` and, with an H.264 encoder, ``<scene>.mp4``; with ``json_lines`` ``detections.jsonl``,
     a line per frame (:meth:`Detections.as_mapping`, and ``scene``). The detector is reset between scenes.
-    ``view`` takes each frame with what the pictures show. A frame that cannot be read gets an empty result, is
-    reported on stderr and counted; the others go on.
+    Pictures show boxes of at least ``score_threshold``, none of a thing twice (:mod:`bevnext_tools.draw.choice`);
+    ``view`` takes each frame with the same boxes. A frame that cannot be read gets an empty result, is reported on
+    stderr and counted; the others go on.
+
+    Args:
+        titles: of cameras in pictures, in place of their names.
+        velocities: ``False``, for frames without poses: those in the lines are null.
 
     Raises:
         DatasetError: no frame at all could be used (nothing is written).
     """
     from bevnext_tools.draw.cameras import draw_frame, write_picture
+    from bevnext_tools.draw.choice import without_doubles
     from bevnext_tools.draw.video import write_video
     from bevnext_tools.progress import progress
 
@@ -241,18 +250,22 @@ def detect(
                     summary.frames += 1
                     summary.boxes += len(found)
                     if lines:
-                        print(json.dumps({"scene": scene, **found.as_mapping()}), file=lines)
+                        line_of = {"scene": scene, **found.as_mapping()}
+                        for box in line_of["boxes"] if not velocities else ():
+                            box["velocity"] = None
+                        print(json.dumps(line_of), file=lines)
                     if ref.is_key:
                         results[ref.sample_token] = submission_records(found)
                     assert frame is not None
-                    shown, title = found.above(score_threshold), f"{scene}, frame {ref.index}"
+                    shown, title = without_doubles(found, score_threshold), f"{scene}, frame {ref.index}"
                     truth = _truth(reader, ref, summary) if pictures or view else None
                     if view:
                         view(frame, shown, truth)
                     if pictures:
                         annotated = None if truth is None else truth.boxes
                         drawn.append(folder / f"{ref.index:03d}.png")
-                        write_picture(draw_frame(frame, shown, annotated, title=title), drawn[-1])
+                        picture = draw_frame(frame, shown, annotated, title=title, of=len(found), titles=titles)
+                        write_picture(picture, drawn[-1])
                 bar.update()
             if drawn:
                 stamps = [ref.stamp_ns for ref in reader.refs(scene)]

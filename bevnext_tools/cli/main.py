@@ -83,20 +83,27 @@ def add_options(parser: argparse.ArgumentParser, name: str) -> Any:
     return module
 
 
+class _Line(logging.Formatter):
+    """What is logged in the form of the commands' own lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"bevnext: {record.levelname.lower()}: {record.getMessage()}"
+
+
 @contextmanager
 def _saying(quiet: bool, verbose: bool) -> Iterator[None]:
     """What a command says on stderr beside its error, which is printed after this: nothing, the usual, or its log."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(f"bevnext_{part}") for part in ("core", "tools", "ros", "world", "benchmarks")]
     levels = [(logger, logger.level) for logger in loggers]
     with ExitStack() as stack:
         if quiet:  # progress bars ask whether this is a terminal
             stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
-        if verbose:
-            for logger in loggers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s") if verbose else _Line())
+        for logger in loggers:
+            logger.addHandler(handler)
+            if verbose:
                 logger.setLevel(logging.DEBUG)
-                logger.addHandler(handler)
         try:
             yield
         except (BevnextError, OSError):

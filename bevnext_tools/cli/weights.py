@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         raise BevnextError(f"'weights {args.action}' takes no names")
     if args.action == "list":
         for name, published in weights.PUBLISHED.items():
-            print(f"{name:<32}{_state(name):<12}{published.address}")
+            print(f"{name:<32}{state(name):<12}{published.address}")
         print(f"{DEMO:<32}{'carried':<12}{DEMO_FILE}, which know the synthetic world only")
         print(f"folder: {weights.folder()}\n{weights.TERMS}")
         print(f"terms of use accepted: {'yes' if weights.terms_accepted() else 'no (bevnext weights accept)'}")
@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _state(name: str) -> str:
+def state(name: str) -> str:
+    """Of published weights: whether they are here, and ready."""
     from bevnext_core import weights
 
     if (weights.folder() / f"{name}.safetensors").is_file():

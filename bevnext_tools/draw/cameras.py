@@ -7,7 +7,7 @@ saw the world at its own stamp, so the way goes through the global frame and tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import invert_rigid, project
 from bevnext_tools.draw.bev import BevView, BoxLayer, draw_bev, draw_legend, draw_line
 from bevnext_tools.draw.colors import BACKGROUND, DOUBT_COLOR, TRUTH_COLOR, Color, class_color
-from bevnext_tools.draw.text import Labels, draw_text
+from bevnext_tools.draw.text import Labels, draw_text, wrapped
 
 NEAR = 0.1
 """Metres in front of a camera at which box edges are cut."""
@@ -138,10 +138,12 @@ def camera_mosaic(
     points: np.ndarray | None = None,
     width: int = 640,
     before: Callable[[np.ndarray, int], None] = lambda picture, index: None,
+    titles: Mapping[str, str] | None = None,
 ) -> np.ndarray:
     """All cameras in rows of three, each ``width`` pixels wide, with boxes and optionally points.
 
     A camera that is not valid is a dark tile that says so. ``before(picture, index)`` draws below all else.
+    ``titles`` are written in place of the cameras' names.
     """
     sizes = [image.shape for image in frame.images if image is not None]
     height = round(width * max((h / w for h, w, _ in sizes), default=9 / 16))
@@ -152,7 +154,7 @@ def camera_mosaic(
         row, column = divmod(index, columns)
         image = frame.images[index]
         tile = mosaic[row * height : (row + 1) * height, column * width : (column + 1) * width]
-        title = camera
+        title = (titles or {}).get(camera, camera)
         assert frame.valid is not None
         if image is None or not frame.valid[index]:
             title += ": no image"
@@ -192,34 +194,38 @@ def draw_frame(
     title: str = "",
     camera_width: int = 640,
     extent: float = 54.0,
+    of: int | None = None,
+    titles: Mapping[str, str] | None = None,
 ) -> np.ndarray:
     """The picture of a frame: six images with the boxes, and the scene from above beside them.
 
     Args:
-        detections: those to draw (filter by score before).
+        detections: those to draw (choose before); ``of``: how many there are in all, to be written down.
         truth_boxes: ``[M, 9]`` ground truth in the ego frame; ``None`` where there is none.
         title: written above the bird's-eye view; ``camera_width``: pixels of each camera's tile;
-        extent: metres from the ego to the edge of the bird's-eye view.
+        extent: metres from the ego to the edge of the bird's-eye view;
+        titles: of cameras, in place of their names.
 
     Returns:
         ``[H, W, 3]`` uint8 RGB with even height and width (video codecs want that).
     """
     layers = [] if truth_boxes is None else [truth_layer(truth_boxes)]
     layers.append(detection_layer(detections))
-    mosaic = camera_mosaic(frame, layers, width=camera_width)
+    mosaic = camera_mosaic(frame, layers, width=camera_width, titles=titles)
     view = BevView(size=mosaic.shape[0], extent=extent)
     # from above only the score: the colour says the class
     scores = replace(layers[-1], labels=[f"{score:.2f}" for score in detections.scores])
     bev = draw_bev([*layers[:-1], scores], view)
     present = [name for name in detections.class_names if name in set(detections.names)]
     draw_legend(bev, present, truth_boxes is not None)
-    summary = f"{len(detections)} detections"
+    summary = f"{len(detections)} detections" if of is None else f"{len(detections)} of {of} detections drawn"
     if truth_boxes is not None:
         summary += f", {len(truth_boxes)} annotated"
     draw_text(bev, title, 8, 18, (255, 255, 255), 15)
     draw_text(bev, summary, 8, 36)
-    for line, text in enumerate(filter(None, detections.info.doubt.split("; "))):
-        draw_text(bev, text, 8, 54 + 18 * line, DOUBT_COLOR)
+    doubts = [line for part in detections.info.doubt.split("; ") for line in wrapped(part, view.size - 16)]
+    for number, line in enumerate(doubts):
+        draw_text(bev, line, 8, 54 + 18 * number, DOUBT_COLOR)
     picture = np.concatenate([mosaic, bev], 1)
     return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
 

@@ -37,6 +37,18 @@ def draw_text(
         part[:] = canvas
 
 
+def wrapped(text: str, width: float, size: int = 14) -> list[str]:
+    """The lines of ``text`` that are at most ``width`` pixels wide, as :func:`draw_text` writes them."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and font(size).getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
 class Labels:
     """Puts labels on plates into a picture, the first come first: none covers another one or leaves the picture."""
 

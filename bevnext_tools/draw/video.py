@@ -98,7 +98,9 @@ def open_video(path: str | Path, fps: float) -> Iterator[Video]:
 
 
 def write_video(path: str | Path, pictures: Sequence[Path], stamps_ns: Sequence[int]) -> Path | None:
-    """Make a video of picture files, as fast as it was recorded -> the file; see :func:`open_video`."""
+    """Make a video of picture files, as fast as it was recorded -> the file; see :func:`open_video`. Of one: none."""
+    if len(pictures) == 1:
+        return None
     with open_video(path, frame_rate(stamps_ns)) as video:
         for picture in pictures:
             video.write(read_image(picture, "picture"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,12 +21,19 @@ def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     return {line[:24].strip() or f"more {number}": line[24:].strip() for number, line in enumerate(lines)}
 
 
-def test_versions_forms_and_places(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_forms_and_places(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BEVNEXT_BEV_POOL", "plain")
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    monkeypatch.setenv("BEVNEXT_CACHE_DIR", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "bevnext_stage1.pth").touch()
     found = rows(capsys)
     assert found["torch"] == importlib.metadata.version("torch") == torch.__version__.partition("+")[0]
     assert found["BEV pooling, cpu"] == "plain" and found["BEVNEXT_BEV_POOL"] == "plain"
+    assert found["weights"] == "demo, bevnext-r50-stage1 (downloaded); all there are: bevnext weights"
+    assert "rerun-sdk" in found
     assert found["precision auto, cpu"] == precision_text("auto", "cpu")
     assert found["ROS"] == "jazzy" and "GB free" in found["cache"]
 

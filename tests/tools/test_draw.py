@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bevnext_core.boxes import box_corners
 from bevnext_core.classes import CAMERAS, CLASSES
-from bevnext_core.detections import Detections
+from bevnext_core.detections import Detections, StepInfo
 from bevnext_core.errors import BevnextError
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import project, rigid
@@ -27,8 +29,9 @@ from bevnext_tools.draw.cameras import (
     truth_layer,
     write_picture,
 )
+from bevnext_tools.draw.choice import without_doubles
 from bevnext_tools.draw.colors import BACKGROUND, CLASS_COLORS, TRUTH_COLOR, class_color
-from bevnext_tools.draw.text import Labels, draw_text
+from bevnext_tools.draw.text import Labels, draw_text, font
 from bevnext_tools.draw.video import open_video, write_video
 
 RED = (255, 0, 0)
@@ -300,6 +303,33 @@ def test_picture_without_boxes_or_ground_truth() -> None:
     assert draw_frame(frame(), detections(np.zeros((0, 9)))).any()
 
 
+def test_the_caption_counts_the_titles_are_the_given_ones_and_a_long_doubt_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words: list[tuple[str, float, int]] = []
+
+    def note(image: np.ndarray, text: str, x: float, y: float, color: Any = (), size: int = 14, rim: int = 2) -> None:
+        words.append((text, x + font(size).getlength(text), image.shape[1]))
+
+    monkeypatch.setattr("bevnext_tools.draw.cameras.draw_text", note)
+    doubt = "the focal lengths of CAM_FRONT are half of those of training, " * 3 + "so be careful; and another one"
+    found = replace(detections(box(10.0, 1.0)), info=StepInfo(doubt=doubt))
+    draw_frame(frame(), found, None, camera_width=600, of=85, titles={"CAM_FRONT": "nose (CAM_FRONT)"})
+    texts = [text for text, *_ in words]
+    assert texts[0] == "nose (CAM_FRONT)" and "1 of 85 detections drawn" in texts and texts[-1] == "and another one"
+    start = texts.index("1 of 85 detections drawn") + 1
+    assert " ".join(texts[start:]) == doubt.replace("; ", " ")
+    assert all(end <= width for _, end, width in words[start:])
+
+
+def test_of_boxes_on_one_another_the_best_is_drawn() -> None:
+    found = detections(np.concatenate([box(10, 0), box(11, 0.3, yaw=0.2), box(10, 4)]))
+    found = replace(found, scores=np.float32([0.5, 0.6, 0.2]))
+    np.testing.assert_array_equal(without_doubles(found).boxes, found.boxes[1:])
+    np.testing.assert_array_equal(without_doubles(found, 0.55).boxes, found.boxes[1:2])
+    assert len(without_doubles(found, 0.7)) == 0
+
+
 def test_camera_that_is_not_valid_is_a_dark_tile() -> None:
     whole = frame()
     two = CameraFrame(
@@ -366,6 +396,10 @@ def test_without_an_encoder_there_is_one_line_and_no_video(
         line
         == f"bevnext: warning: no video {tmp_path / 'scene.mp4'}: there is no H.264 encoder here, only pictures"
     )
+
+
+def test_one_picture_is_no_video(tmp_path: Path) -> None:
+    assert write_video(tmp_path / "v.mp4", pictures(tmp_path)[:1], [0]) is None and not (tmp_path / "v.mp4").exists()
 
 
 def test_video_of_nothing_or_of_mixed_sizes_is_refused(tmp_path: Path) -> None:

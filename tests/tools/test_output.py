@@ -76,6 +76,7 @@ def test_a_command_says_its_notes_and_shows_its_progress(call):
     code, out, err = call("made")
     assert (code, out) == (0, "the result\n")
     assert "bar: 100%" in err and "a note" in err and "a detail" not in err
+    assert "bevnext: warning: a warning\n" in err
 
 
 @pytest.mark.parametrize("arguments", [("made", "--quiet"), ("-q", "made"), ("--quiet", "made"), ("made", "-q")])

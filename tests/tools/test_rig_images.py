@@ -21,6 +21,7 @@ from bevnext_core.config import ModelConfig
 from bevnext_core.errors import BevnextError, ConfigError, DatasetError, FrameError
 from bevnext_core.frame import CameraFrame
 from bevnext_tools.cli.main import main
+from bevnext_tools.draw.cameras import draw_frame
 from bevnext_tools.rig.images import RigReader, WithoutHistory
 from tests.own_rig import (
     DELAY,
@@ -319,7 +320,11 @@ def test_a_damaged_image_of_the_only_frame_is_told_once(
 
 
 def test_without_poses_each_frame_stands_alone(
-    recording: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recording: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert detect(recording, checkpoint, tmp_path / "all", "--no-pictures") == 0
     said = capsys.readouterr()
@@ -328,8 +333,17 @@ def test_without_poses_each_frame_stands_alone(
     for name in SLOT:  # the last frame alone
         for number in (0, 1):
             (recording / "images" / name / f"{stamp_of(name, number)}.png").unlink()
-    assert detect(recording, checkpoint, tmp_path / "last", "--no-pictures") == 0
+    titles: list[Any] = []
+    made = draw_frame
+    monkeypatch.setattr(
+        "bevnext_tools.draw.cameras.draw_frame", lambda *a, **k: titles.append(k["titles"]) or made(*a, **k)
+    )
+    assert detect(recording, checkpoint, tmp_path / "last") == 0
+    assert titles == [{slot: f"{name} ({slot})" for name, slot in SLOT.items()}]
+    assert (tmp_path / "last" / "frames" / "images" / "000.png").is_file() and not list(tmp_path.rglob("*.mp4"))
     assert lines_of(tmp_path / "last")[0]["boxes"] == lines_of(tmp_path / "all")[2]["boxes"] != []
+    line = lines_of(tmp_path / "last")[0]
+    assert line["token"] is None and {str(box["velocity"]) for box in line["boxes"]} == {"None"}
 
 
 def test_the_detector_without_history_is_reset_before_each_frame(recording: Path) -> None:
