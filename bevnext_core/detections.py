@@ -69,7 +69,7 @@ class Detections:
         return [self.class_names[int(label)] for label in self.labels]
 
     def as_mapping(self) -> dict[str, Any]:
-        """Plain values for JSON: the frame, and what :mod:`bevnext_core.boxes` has of each box (ego frame), best first."""
+        """Plain values for JSON: the frame, and class, score and geometry of each box (ego frame), best first."""
         best = self.above(0.0)
         rows = zip(best.names, best.scores.tolist(), best.boxes.tolist(), strict=True)
         boxes = [

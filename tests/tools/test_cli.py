@@ -108,7 +108,7 @@ def test_core_alone_has_no_commands_of_others_and_reads_no_bags() -> None:
         "from bevnext_tools.cli.main import main\n"
         "registry.discover = lambda: None\n"
         "main(['--help'])\n"
-        "sys.exit(main(['detect', '--bag', 'b', '--checkpoint', 'c', '--out', 'o']))"
+        "sys.exit(main(['detect', '--bag', 'b', '--checkpoint', 'demo', '--out', 'o']))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "demo" not in result.stdout
