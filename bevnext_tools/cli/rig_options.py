@@ -27,7 +27,7 @@ def add_rig_arguments(parser: argparse.ArgumentParser) -> None:
         "in place of stamps")  # fmt: skip
     spread = "with --images: how far an image may be from the anchor camera's stamp (default: 0.06)"
     add("--max-spread", type=float, metavar="S", default=_WITH_IMAGES["max_spread"], help=spread)
-    missing = "with --images: when a camera has no such image, or one that cannot be read (default: skip the frame)"
+    missing = "with --images: when a camera has no such image, none at all, or a damaged one (default: skip the frame)"
     add("--missing-camera", choices=("skip", "mask"), default=_WITH_IMAGES["missing_camera"], help=missing)
 
 
