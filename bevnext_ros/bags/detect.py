@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bevnext_core.detections import Detections, FrameDetector, lines_file
-from bevnext_core.errors import FrameError, one_line
+from bevnext_core.errors import FrameError, counted, one_line
 from bevnext_core.frame import CameraFrame
 from bevnext_ros.bags.layouts import write_layouts
 from bevnext_ros.bags.read_ahead import Handlers, ReadAhead
@@ -276,7 +276,7 @@ def run_detect_bag(
     summary = detect_bag(bag, detector, out, options, picture_threshold=picture_threshold, **wanted)
     written = Path(out) / "detections"
     size = sum(path.stat().st_size for path in written.iterdir())
-    print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {written} ({size / 1e6:.1f} MB)")
+    print(f"{detector}\n{counted(summary.frames, 'frame')}, {summary.boxes} boxes -> {written} ({size / 1e6:.1f} MB)")
     if summary.video:
         print(f"video: {summary.video}")
     for line in dict.fromkeys(summary.warnings):

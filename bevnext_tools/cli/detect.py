@@ -16,7 +16,7 @@ from typing import Any
 from bevnext_core.datasets.ground_truth import GroundTruth
 from bevnext_core.datasets.nuscenes import FrameRef, NuScenesReader
 from bevnext_core.detections import Detections, FrameDetector, lines_file
-from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
+from bevnext_core.errors import BevnextError, DatasetError, FrameError, counted, one_line
 from bevnext_core.frame import CameraFrame
 from bevnext_core.precision import PRECISIONS
 from bevnext_tools.checkpoints import checkpoint_file, reader_and_detector
@@ -136,7 +136,7 @@ def _detect_in_frames(args: argparse.Namespace, out: Path, view: View | None) ->
     )
     wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": args.json_lines, "view": view}
     summary = detect(reader, detector, out, score_threshold=args.score_threshold, **wanted)
-    print(f"{detector}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'submission.json'}")
+    print(f"{detector}\n{counted(summary.frames, 'frame')}, {summary.boxes} boxes -> {out / 'submission.json'}")
     for video in summary.videos:
         print(f"video: {video}")
     if summary.failed:
@@ -167,7 +167,7 @@ def _detect_in_images(args: argparse.Namespace, out: Path, view: View | None) ->
     titles = {camera.slot: f"{camera.name} ({camera.slot})" for camera in reader.cameras if camera.name != camera.slot}
     wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": True, "view": view, "titles": titles}
     summary = detect(reader, stepped, out, velocities=bool(args.poses), score_threshold=args.score_threshold, **wanted)
-    print(f"{stepped}\n{summary.frames} frames, {summary.boxes} boxes -> {out / 'detections.jsonl'}")
+    print(f"{stepped}\n{counted(summary.frames, 'frame')}, {summary.boxes} boxes -> {out / 'detections.jsonl'}")
     for video in summary.videos:
         print(f"video: {video}")
     if remarks := reader.remarks():

@@ -341,6 +341,7 @@ def test_without_poses_each_frame_stands_alone(
     assert detect(recording, checkpoint, tmp_path / "last") == 0
     assert titles == [{slot: f"{name} ({slot})" for name, slot in SLOT.items()}]
     assert (tmp_path / "last" / "frames" / "images" / "000.png").is_file() and not list(tmp_path.rglob("*.mp4"))
+    assert "\n1 frame, " in capsys.readouterr().out
     assert lines_of(tmp_path / "last")[0]["boxes"] == lines_of(tmp_path / "all")[2]["boxes"] != []
     line = lines_of(tmp_path / "last")[0]
     assert line["token"] is None and {str(box["velocity"]) for box in line["boxes"]} == {"None"}
