@@ -51,20 +51,19 @@ def run(args: argparse.Namespace) -> int:
     device = find_device(args.device)
     if args.fixed_shapes and suffix != ".onnx":
         raise BevnextError(f"--fixed-shapes is for ONNX files; the shapes of {args.out} are fixed anyway")
-    args.checkpoint = checkpoint_file(args.checkpoint)
     if suffix == ".onnx":
         from bevnext_tools.export.onnx import export_onnx
 
         if args.precision not in ("fp32", "fp16") or device.type != "cpu":
             raise BevnextError("ONNX files are written in fp32 or fp16, on the CPU, for any device")
-        model = load_checkpoint(args.checkpoint).eval()
+        model = load_checkpoint(checkpoint_file(args.checkpoint)).eval()
         for path, difference in export_onnx(model, args.out, args.precision, args.fixed_shapes).items():
             size = os.path.getsize(path) / 2**20
             compared = "not compared (no onnxruntime)" if difference is None else f"{difference:.1e}"
             print(f"{path}: {size:.1f} MiB, largest relative difference {compared}")
         return 0
     precision = resolve_precision(args.precision, device)
-    model = load_checkpoint(args.checkpoint).to(device).eval()
+    model = load_checkpoint(checkpoint_file(args.checkpoint)).to(device).eval()
     start = time.perf_counter()
     export_package(model, args.out, *inputs(model, 0), precision)
     took = time.perf_counter() - start

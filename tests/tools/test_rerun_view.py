@@ -280,7 +280,7 @@ def test_a_data_set_is_shown_with_its_truth(rr, tmp_path):
 
 def test_without_the_package_one_line_says_what_to_do(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "rerun", None)
-    wanted = ["--dataroot", "d", "--checkpoint", "c", "--out", str(tmp_path / "o"), "--rrd", str(tmp_path / "x.rrd")]
+    wanted = ["--dataroot", "d", "--checkpoint", "demo", "--out", str(tmp_path / "o"), "--rrd", str(tmp_path / "x.rrd")]
     assert main(["detect", *wanted]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bevnext: error: --view and --rrd need the Python package rerun-sdk: `pip install ")
