@@ -127,7 +127,8 @@ class RerunView:
         if self._viewer:
             beside = Path(sys.executable).with_name("rerun")  # this environment need not be in PATH
             if not _listens(PORT):
-                recording.spawn(port=PORT, connect=False, executable_path=str(beside) if beside.exists() else None)
+                program = str(beside) if beside.exists() else None
+                rr.spawn(port=PORT, connect=False, executable_path=program, recording=recording)
             sinks.append(rr.GrpcSink(f"rerun+http://127.0.0.1:{PORT}/proxy"))
         recording.set_sinks(*sinks, default_blueprint=self._blueprint([self._camera(name) for name in cameras]))
         recording.log("world", rr.ViewCoordinates.FLU, static=True)

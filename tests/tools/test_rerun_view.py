@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import socket
 import subprocess
@@ -219,7 +220,9 @@ def test_a_viewer_that_listens_gets_the_same(rr, tmp_path, monkeypatch):
         with pytest.raises(BevnextError, match=r"--view: there is no display here.*take --rrd FILE"):
             rerun_view.RerunView(None, viewer=True)
     live = tmp_path / "live.rrd"
-    command = [sys.executable, "-m", "rerun_cli", "--save", live, "--port", str(port), "--bind", "127.0.0.1"]
+    rerun_cli = pytest.importorskip("rerun_cli")
+    program = Path(rerun_cli.__file__).with_name("rerun")
+    command = [program, "--save", live, "--port", str(port), "--bind", "127.0.0.1"]
     receiver = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not rerun_view._listens(port):
@@ -235,6 +238,25 @@ def test_a_viewer_that_listens_gets_the_same(rr, tmp_path, monkeypatch):
         receiver.wait()
     check(tmp_path / "x.rrd")
     check(live)
+
+
+def test_a_viewer_is_opened_where_none_listens(rr, tmp_path, monkeypatch):
+    """The environment's own program ``rerun``, as Rerun's function takes it; here it opens nothing."""
+    opened, signature = [], inspect.signature(rr.spawn)
+    monkeypatch.setattr(rr, "spawn", lambda **options: opened.append(signature.bind(**options).arguments))
+    monkeypatch.setattr(rerun_view, "_listens", lambda port: False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    (tmp_path / "rerun").touch()
+    monkeypatch.setattr(rerun_view.sys, "executable", str(tmp_path / "python"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(rerun_view, "PORT", probe.getsockname()[1])
+    with pytest.raises(BevnextError, match="viewer does not answer"):
+        with rerun_view.RerunView(None, viewer=True) as view:
+            show(view)
+    (options,) = opened
+    assert options["executable_path"] == str(tmp_path / "rerun") and options["port"] == rerun_view.PORT
+    assert isinstance(options["recording"], rr.RecordingStream)
 
 
 class Half:
