@@ -21,7 +21,7 @@ from bevnext_tools.draw.video import h264_encoder
 from tests.paths import ROOT
 
 PACKAGES = ("bevnext_core", "bevnext_tools", "bevnext_ros", "bevnext_world", "bevnext_benchmarks")
-EXTRAS = {"all", "demo", "export", "nuscenes", "peers", "test", "train", "weights"}
+EXTRAS = {"all", "completion", "demo", "export", "nuscenes", "peers", "test", "train", "view", "weights"}
 
 
 def run(*command: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
