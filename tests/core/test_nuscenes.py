@@ -371,7 +371,7 @@ def test_without_the_devkit_the_error_says_what_to_install(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "nuscenes.nuscenes", None)
-    with pytest.raises(DatasetError, match=r"pip install bevnext_ros\[nuscenes\]"):
+    with pytest.raises(DatasetError, match=r"pip install 'bevnext_ros\[nuscenes\]'"):
         load_tables(made, VERSION)
 
 

@@ -81,4 +81,4 @@ def test_without_tensorboard_a_run_says_how_to_get_it(
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     messages = said(LOG.name)
     assert tensorboard.open_tensorboard(tmp_path, LOG) is None
-    assert "pip install bevnext_ros[train]" in messages[0] and not list(tmp_path.iterdir())
+    assert "pip install 'bevnext_ros[train]'" in messages[0] and not list(tmp_path.iterdir())

@@ -30,7 +30,7 @@ def open_tensorboard(folder: Path, log: logging.Logger) -> Board | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        log.info("TensorBoard is not installed, so no pictures are written: pip install bevnext_ros[train]")
+        log.info("TensorBoard is not installed, so no pictures are written: pip install 'bevnext_ros[train]'")
         return None
     return Board(SummaryWriter(str(folder)))
 
