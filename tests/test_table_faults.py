@@ -119,7 +119,9 @@ class Bench:
             if wanted is None or name in wanted:
                 shutil.rmtree(self.folder / "bags", ignore_errors=True)
                 code, lines = main([str(part) for part in command]), capsys.readouterr().err.splitlines(keepends=True)
-                found[name] = code, "".join(line for line in lines if not line.startswith(PROGRESS))
+                # the cameras of this data set sit where no vehicle has them
+                doubts = ("bevnext: warning: CAM_",) if name == "check-calibration" else ()
+                found[name] = code, "".join(line for line in lines if not line.startswith((*PROGRESS, *doubts)))
         if wanted is None or "train" in wanted:
             found["train"] = (self.train(), capsys.readouterr().err)
         return found
