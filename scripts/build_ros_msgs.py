@@ -56,13 +56,14 @@ def repair_cmake_files() -> int:
     """Point the wheels' CMake files at this environment; returns how many were changed.
 
     The message packages export the include folders of the machine that built them, below /opt/python, and
-    CMake refuses targets whose include folders do not exist.
+    CMake refuses targets whose include folders do not exist. A file may be a hard link into an installer's cache, which
+    other environments take it from: a new one takes its place, and what stands in it may be another environment's.
     """
     import numpy
 
     replacements = [
-        (re.compile(r"/opt/python/[^;\"\s]*/numpy/_?core/include"), numpy.get_include()),
-        (re.compile(r"/opt/python/[^;\"\s]*/include/python3\.\d+"), sysconfig.get_paths()["include"]),
+        (re.compile(r"(?<![^;\"\s])/[^;\"\s]*/numpy/_?core/include"), numpy.get_include()),
+        (re.compile(r"(?<![^;\"\s])/[^;\"\s]*/include/python3\.\d+"), sysconfig.get_paths()["include"]),
     ]
     changed = 0
     for path in (PREFIX / "share").rglob("*.cmake"):
@@ -70,6 +71,7 @@ def repair_cmake_files() -> int:
         for pattern, folder in replacements:
             repaired = pattern.sub(lambda _, folder=folder: folder, repaired)
         if repaired != text:
+            path.unlink()
             path.write_text(repaired, errors="surrogateescape")
             changed += 1
     return changed

@@ -49,6 +49,28 @@ def needs_index_packages():
         pytest.skip("ROS is not from the Python index here")
 
 
+# --- messages --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["/opt/python/cp312-cp312/lib/python3.12/site-packages", "/another/.venv/lib"])
+def test_cmake_files_are_pointed_here_and_the_installers_cache_stays(tmp_path, monkeypatch, folder):
+    """uv links files from its cache: what was written into them would reach every later environment."""
+    numpy = pytest.importorskip("numpy")
+    messages = load_script("build_ros_msgs")
+    monkeypatch.setattr(messages, "PREFIX", tmp_path)
+    text = 'INCLUDES "${prefix}/include/python3.9;%s/include/python3.12;' + f'{folder}/numpy/core/include"'
+    cached = tmp_path / "cached.cmake"
+    cached.write_text(text % folder)
+    (tmp_path / "share" / "std_msgs").mkdir(parents=True)
+    linked = tmp_path / "share" / "std_msgs" / "export.cmake"
+    linked.hardlink_to(cached)
+    assert messages.repair_cmake_files() == 1
+    assert cached.read_text() == text % folder
+    here = messages.sysconfig.get_paths()["include"]
+    assert linked.read_text() == f'INCLUDES "${{prefix}}/include/python3.9;{here};{numpy.get_include()}"'
+    assert messages.repair_cmake_files() == 0
+
+
 # --- pins ------------------------------------------------------------------------------------------------
 
 
