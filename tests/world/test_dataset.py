@@ -17,12 +17,10 @@ from PIL import Image
 from bevnext_core.boxes import box_corners
 from bevnext_core.classes import CAMERAS, CLASSES
 from bevnext_core.datasets.nuscenes import LIDAR, NuScenesReader
-from bevnext_core.detections import Detections
 from bevnext_core.errors import DatasetError
 from bevnext_core.geometry import invert_rigid, project
 from bevnext_tools.cli.main import main
 from bevnext_tools.evaluation.metric import evaluate
-from bevnext_tools.evaluation.submission import make_submission, submission_records, write_submission
 from bevnext_world.cli.synthesize import image_size
 from bevnext_world.recording.generate import MANIFEST, Order, generate, shots
 from bevnext_world.recording.rig import build_rig
@@ -31,6 +29,7 @@ from bevnext_world.recording.stage import Stage
 from bevnext_world.recording.writer import visibility_level
 from bevnext_world.streets.scenario import FIRST_KEY as KEY_TIME
 from bevnext_world.streets.scenario import build_scenario
+from tests.tools.test_evaluation import perfect
 from tests.world.difficulty import RANGES, Difficulty, measure
 
 VERSION, SPLIT = "v1.0-trainval", "val"
@@ -159,23 +158,7 @@ def test_chains_link_forth_and_back(tiny: Path) -> None:
 
 def test_perfect_predictions_score_the_maximum(root: Path, tmp_path: Path) -> None:
     reader = NuScenesReader(root, VERSION, split=SPLIT)
-    results = {}
-    for scene in reader.scenes:
-        for ref in reader.refs(scene):
-            truth = reader.ground_truth(ref)
-            truth = truth.select(truth.num_points > 0)
-            detections = Detections(
-                boxes=np.nan_to_num(truth.boxes).astype(np.float32),
-                scores=np.ones(len(truth), np.float32),
-                labels=truth.labels,
-                class_names=truth.class_names,
-                stamp_ns=ref.stamp_ns,
-                global_from_ego=reader.global_from_ego(ref),
-                token=ref.sample_token,
-            )
-            results[ref.sample_token] = submission_records(detections, truth.attributes)
-    path = tmp_path / "perfect.json"
-    write_submission(make_submission(results, reader.sample_tokens()), path)
+    path = perfect(reader, tmp_path / "perfect.json")
     result = evaluate(reader.tables, path, SPLIT)
     assert result.mean_ap > 0.99 and result.nd_score > 0.99
     for errors in result.summary["label_tp_errors"].values():
