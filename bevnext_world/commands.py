@@ -12,3 +12,4 @@ COMMANDS = {
         "bevnext_world.cli.synthesize", "make drives of the synthetic world, as a nuScenes data set"
     ),
 }
+EXTENSIONS = {"example-drive": "bevnext_world.demo.drive:example_drive"}

@@ -74,7 +74,8 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _example_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataroot", required=True, metavar="DIR", help="a data set in the nuScenes format")
+    made_up = "a data set in the nuScenes format (default: the first three seconds of the demo's drive)"
+    parser.add_argument("--dataroot", metavar="DIR", help=made_up)
     _scene_arguments(parser)
     parser.add_argument("--sweeps", action="store_true", help="every camera record (12 Hz), not only key frames")
     add_output_arguments(parser, "rig.yaml, images/ and poses.tum")
@@ -179,6 +180,10 @@ def _example(args: argparse.Namespace) -> int:
     from bevnext_tools.rig.imports import write_example
 
     out = output_folder(args)
+    if not args.dataroot:
+        from bevnext_tools.cli.registry import extension
+
+        args.dataroot, args.version = extension("example-drive", "make a drive; --dataroot names one")()
     reader, scene = _scene(args, args.sweeps)
     count = write_example(reader, scene, out)
     options = f"--images {out}/images --rig {out}/rig.yaml --poses {out}/poses.tum"

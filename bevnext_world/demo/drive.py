@@ -89,6 +89,12 @@ def prepare_drive(folder: str | Path | None = None, key_frames: int = 20) -> Dri
     return Drive(order.out, SPLITS[SPLIT].version, scene, SPLIT, bool(made))
 
 
+def example_drive() -> tuple[Path, str]:
+    """Folder and version of the drive's first seconds, for an example of a rig. Raises as :func:`prepare_drive`."""
+    drive = prepare_drive(key_frames=PACKED_KEY_FRAMES)
+    return drive.dataroot, drive.version
+
+
 def unpack(order: Order) -> Order:
     """The order of the drive that the package carries, its files in place unless they are already.
 

@@ -95,8 +95,9 @@ def check_clouds(clouds, direct: list[Detections]) -> None:
         assert_same_boxes(boxes, names, records["score"], expected)
 
 
-def play_to_node(start, bag: Path, checkpoint: Path, tmp_path: Path, **parameters):
-    """Node and player in processes of their own -> the rig's listener with what the node published."""
+def play_to_node(start, bag: Path, checkpoint: Path, tmp_path: Path, *played: str, **parameters):
+    """Node and player, with the options ``played``, in processes of their own -> the rig's listener with what the node
+    published."""
     rig = start(
         command=[sys.executable, "-m", "bevnext_ros.node.main"],
         checkpoint=str(checkpoint),
@@ -111,7 +112,7 @@ def play_to_node(start, bag: Path, checkpoint: Path, tmp_path: Path, **parameter
     rig.spin(0.3)
     output = (tmp_path / "player.txt").open("w")
     player = subprocess.Popen(
-        [sys.executable, "-m", "tests.ros.play_process", str(bag)],
+        [sys.executable, "-m", "tests.ros.play_process", str(bag), *played],
         cwd=ROOT,
         env={**rig_environment(), "OMP_NUM_THREADS": "1"},
         stdout=output,
@@ -257,18 +258,25 @@ def other_rig(bag: Path, path: Path) -> Path:
     return path
 
 
+OTHER_RIG = {
+    "cameras": list(OTHER_NAMES),
+    "image_topics": ["/rig/{camera}/jpeg"],
+    "camera_info_topics": ["/rig/{camera}/info"],
+    "fixed_frame": "map",
+}
+
+
 def test_another_rig_with_a_deeper_tree_gives_the_same(start, bag, checkpoint, direct, tmp_path):
+    """Offline, and the bag that is written then, played to the node without the detections that are in it."""
+    from bevnext_core.detector import Detector
+
     renamed = other_rig(bag, tmp_path / "other")
     with BagReader(renamed) as reader:
         assert "/rig/left_front/jpeg" in reader.topics and image_topic("CAM_FRONT") not in reader.topics
-    rig = play_to_node(
-        start,
-        renamed,
-        checkpoint,
-        tmp_path,
-        cameras=list(OTHER_NAMES),
-        image_topics=["/rig/{camera}/jpeg"],
-        camera_info_topics=["/rig/{camera}/info"],
-        fixed_frame="map",
-    )
+    options = make_options({**EVERYTHING, **OTHER_RIG}, "the test")
+    detect_bag(renamed, Detector.from_checkpoint(checkpoint), tmp_path / "out", options, pictures=False)
+    written = tmp_path / "out" / "detections"
+    with BagReader(written) as reader:
+        check_clouds([message.decode() for message in reader.messages({OUTPUTS[1]})], direct)
+    rig = play_to_node(start, written, checkpoint, tmp_path, "--exclude-topics", *OUTPUTS, **OTHER_RIG)
     check_clouds(rig.boxes, direct)

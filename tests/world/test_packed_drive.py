@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from bevnext_core.errors import DatasetError
 from bevnext_core.images import read_image
 from bevnext_core.ops.native import NativeBuildError
+from bevnext_tools.cli.main import main
 from bevnext_world.demo.drive import IMAGE_SIZE, PACKED, PACKED_KEY_FRAMES, SEED, SPLIT, prepare_drive
 from bevnext_world.recording.generate import Order, generate
 from bevnext_world.renderer import renderer
@@ -59,6 +61,24 @@ def test_it_is_played_where_nothing_can_be_rendered(
     damaged.write_bytes(b"half")
     shutil.rmtree(drive.dataroot / "parts")
     assert prepare_drive().dataroot == drive.dataroot and read_image(damaged, "").shape == (*IMAGE_SIZE[::-1], 3)
+
+
+def test_it_is_the_example_of_a_rig_and_gives_the_same_boxes(
+    no_compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`bevnext rig example`, and the command that it names, against the drive read as nuScenes."""
+    pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+    monkeypatch.setenv("BEVNEXT_CACHE_DIR", str(tmp_path / "cache"))
+    assert main(["rig", "example", "--out", str(tmp_path / "example")]) == 0
+    command = capsys.readouterr().out.split("detect: bevnext ")[1].split(" --checkpoint")[0].split()
+    drive = prepare_drive(key_frames=PACKED_KEY_FRAMES)
+    found = []
+    for number, source in enumerate((command, ["detect", "--dataroot", str(drive.dataroot), "--json-lines"])):
+        out = tmp_path / str(number)
+        assert main([*source, "--checkpoint", "demo", "--no-pictures", "--device", "cpu", "--out", str(out)]) == 0
+        lines = (out / "detections.jsonl").read_text().splitlines()
+        found.append([[row[key] for key in ("stamp_ns", "boxes")] for row in map(json.loads, lines)])
+    assert found[0] == found[1] and len(found[0]) == PACKED_KEY_FRAMES and all(boxes for _, boxes in found[0])
 
 
 def test_a_folder_of_something_else_is_left_alone(no_compiler: None, tmp_path: Path) -> None:
