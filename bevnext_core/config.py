@@ -52,14 +52,15 @@ class BackboneConfig:
 class DepthConfig:
     """Depth bins min, min + step, ... below max (metres), the depth network's width, and the CRF.
 
-    0 ``crf_iterations`` leave the CRF out: the depth is the softmax of the logits (an ablation).
+    0 ``crf_iterations`` leave the CRF out: the depth is the softmax of the logits (an ablation). ``lift_to`` says where
+    the features of a bin go, which stands for depths from its value to the next: as published to the former.
     """
 
     min: PositiveFloat = 1.0
     max: float = 60.0
     step: PositiveFloat = 0.5
-    # four: groups of the deformable convolution
-    mid_channels: int = Field(256, gt=0, multiple_of=4)
+    lift_to: Literal["edge", "middle"] = "edge"
+    mid_channels: int = Field(256, gt=0, multiple_of=4)  # groups of the deformable convolution
     crf_iterations: NonNegativeInt = 20
     crf_zeta: PositiveFloat = 0.001
     crf_weight: float = 0.015
@@ -74,9 +75,9 @@ class DepthConfig:
 
     @property
     def values(self) -> list[float]:
-        """Depth of each bin, metres."""
+        """Depth that each bin is lifted to, metres."""
         count = math.ceil((self.max - self.min) / self.step - 1e-6)
-        return [self.min + i * self.step for i in range(count)]
+        return [self.min + (i + 0.5 * (self.lift_to == "middle")) * self.step for i in range(count)]
 
 
 @model
@@ -106,8 +107,7 @@ class HistoryConfig:
     """Past frames that the network was trained on: slot k holds the frame ``k * interval`` seconds ago.
 
     ``group_width`` and ``split_width`` are Res2Fusion's base widths, out of 64: each of its three groups is
-    ``channels / 2 * group_width / 64`` wide, each of a block's four splits ``channels / 4 * split_width / 64``. (At 16
-    ``channels`` the published ones leave groups 6 and splits 4 wide.)
+    ``channels / 2 * group_width / 64`` wide, each of a block's four splits ``channels / 4 * split_width / 64``.
     """
 
     frames: NonNegativeInt = 8
@@ -124,10 +124,7 @@ class HistoryConfig:
 
 @model
 class RefinementConfig:
-    """Perspective refinement: deformable attention from BEV cells to the image features.
-
-    0 ``heads`` leave the attention out: the cells never look back into the images (an ablation).
-    """
+    """Perspective refinement: deformable attention from BEV cells to image features; 0 ``heads`` leave it out."""
 
     heads: NonNegativeInt = 8
     height_anchors: PositiveInt = 8
@@ -218,6 +215,7 @@ class TrainingConfig:
     muon_learning_rate: PositiveFloat = 0.02
     image_augmentation: bool = True
     bev_augmentation: bool = True
+    enlargement: float = Field(1.0, ge=1)
     part: Literal["all", "images", "bev"] = "all"
 
 

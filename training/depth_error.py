@@ -5,7 +5,8 @@
     python training/depth_error.py --checkpoint C --dataroot D --version v1.0-mini --split mini_val
 
 The depth of a patch is the mean of its distribution. As published a bin stands for depths from its value upwards and is
-lifted to its value, so on average half a step is missing: "as lifted" counts that, "corrected" adds it.
+lifted to its value, so on average half a step is missing: "as lifted" counts that, "corrected" adds it. A network with
+`depth.lift_to: middle` has nothing to correct.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def depth_errors(network: BEVNeXt, data: TrainingDataset, frames: Sequence[int])
     for low, high in pairwise(RANGES):
         inside = (lidar >= low) & (lidar < high)
         difference, expected = (depth - lidar)[inside], lidar[inside]
-        corrected = difference + config.step / 2
+        corrected = difference + config.step / 2 * (config.lift_to == "edge")
         errors = difference.abs() / expected, corrected.abs() / expected, corrected
         rows.append((int(inside.sum()), *(values.mean().item() for values in errors)))
     return rows

@@ -219,6 +219,28 @@ def test_augmented_boxes_stay_on_their_objects(dataroot: Path) -> None:
         np.testing.assert_allclose(recorded_pixels(data[request(1, position)]), plain, atol=1e-2)
 
 
+def test_enlarged_cameras_look_the_same_and_are_told_otherwise(dataroot: Path) -> None:
+    """A point falls on the same pixel of the canvas; the intrinsics are those of recordings with more pixels."""
+    alone = {"augmentation": True, "image_augmentation": False, "bev_augmentation": False}
+    plain, large = (make(dataroot, config=ONE_FRAME, **alone, enlargement=k) for k in (1, 4))
+    factors = []
+    for position in range(3):
+        one, other = plain[request(1, position)], large[request(1, position)]
+        points = one.boxes[0][None, :, :3]
+        (pixels, depth), (others, farther) = (sample.geometry.project(points, 0.1) for sample in (one, other))
+        seen = depth > 1
+        assert seen.sum() > 3
+        np.testing.assert_allclose(pixels[seen].numpy(), others[seen].numpy(), rtol=1e-4, atol=0.02)
+        np.testing.assert_allclose(depth.numpy(), farther.numpy(), atol=1e-3)
+        assert torch.equal(one.canvas, other.canvas) and torch.equal(one.depth, other.depth)
+        k, was = other.geometry.intrinsics[0, 0].double(), one.geometry.intrinsics[0, 0].double()
+        factor = k[:, 0, 0] / was[:, 0, 0]
+        factors += factor.tolist()
+        # the centre of a pixel is at a whole coordinate: the image's edge at -0.5 stays at the edge
+        np.testing.assert_allclose((k[:, 0, 2] + 0.5) / factor, was[:, 0, 2] + 0.5, rtol=1e-5)
+    assert 1 <= min(factors) < 1.6 and 2.5 < max(factors) <= 4 and len(set(factors)) == 18
+
+
 def test_batches_join_samples(dataroot: Path) -> None:
     data = make(dataroot)
     batch = join_samples([data[request(1)], data[request(3)]])

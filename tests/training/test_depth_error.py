@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def test_errors_by_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert abs(bias) <= step / 2 and corrected <= step / 2 / low and lifted <= step / low
         assert farther - bias == pytest.approx(step, rel=0.01)
     assert compared >= 3
+    config = dataclasses.replace(config, depth=dataclasses.replace(config.depth, lift_to="middle"))
+    data, network = TrainingDataset(index, config, "mini_train"), BEVNeXt(config).eval()
+    monkeypatch.setattr(network, "encode", told(data, 0))
+    middle = depth_error.depth_errors(network, data, data.frames.tolist())
+    for (_, _, corrected, bias), (count, lifted, same, mended) in zip(exact, middle):
+        if count:
+            assert lifted == same == pytest.approx(corrected) and mended == pytest.approx(bias, abs=1e-5)
 
 
 def test_the_table(tmp_path: Path, capsys: Any) -> None:

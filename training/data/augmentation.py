@@ -33,10 +33,13 @@ class ImageAugmentation(ImageTransform):
     Attributes:
         flip: mirror left and right after the crop.
         degrees: rotation about the centre after the flip, counter-clockwise as PIL counts it.
+        enlarged: the camera is taken for one with so many times as many pixels a side. No pixel changes by it, but what
+            the network is told of the camera: its intrinsics and the matrix to the canvas (:meth:`recorded`).
     """
 
     flip: bool = False
     degrees: float = 0.0
+    enlarged: float = 1.0
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB ``[H, W, 3]`` -> the canvas, uint8 RGB at the network's size."""
@@ -60,6 +63,11 @@ class ImageAugmentation(ImageTransform):
         about_center[:2, :2] = rotation
         about_center[:2, 2] = center - rotation @ center
         return about_center @ matrix
+
+    def recorded(self) -> np.ndarray:
+        """``[3, 3]``: recorded pixels -> those of the enlarged camera; centres of pixels lie at whole coordinates."""
+        k = self.enlarged
+        return np.array([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2], [0, 0, 1]])
 
 
 def plain_image(width: int, height: int, target: ImageConfig) -> ImageAugmentation:

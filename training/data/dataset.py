@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -218,6 +218,8 @@ class TrainingDataset(Dataset):
             images = [draw_image_augmentation(rng, w, h, self.config.image) for w, h in sizes]
         if training.augmentation and training.bev_augmentation:
             bev = draw_bev_augmentation(rng)
+        if training.augmentation and training.enlargement > 1:
+            images = [replace(image, enlarged=float(training.enlargement ** rng.uniform())) for image in images]
         return images, bev
 
     def alone(self, frame: int) -> tuple[Tensor, CameraGeometry]:
@@ -244,14 +246,15 @@ class TrainingDataset(Dataset):
         """Cameras of the frames ``window`` in the ego frame of ``present``, with the intrinsics of the frames named."""
         index = self.index
         ego_from_camera = invert_rigid(index.global_from_ego[present]) @ index.global_from_camera[list(window)]
-        matrices = np.stack([draw.matrix() for draw in image_draws])
+        recorded = np.stack([draw.recorded() for draw in image_draws])
+        matrices = np.stack([draw.matrix() for draw in image_draws]) @ np.linalg.inv(recorded)
         image_rotation, image_translation = matrices.copy(), np.zeros((len(matrices), 3))
         image_rotation[:, :2, 2] = 0
         image_translation[:, :2] = matrices[:, :2, 2]
         parts = (
             ego_from_camera[..., :3, :3],
             ego_from_camera[..., :3, 3],
-            index.intrinsics[list(intrinsics)],
+            recorded @ index.intrinsics[list(intrinsics)],
             np.tile(image_rotation, (len(window), 1, 1, 1)),
             np.tile(image_translation, (len(window), 1, 1)),
             bev_draw.matrix(),
