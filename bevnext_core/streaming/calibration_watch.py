@@ -29,8 +29,8 @@ class CalibrationWatch:
         return ""
 
     def note(self, frame: CameraFrame) -> None:
-        """Remember the calibration; a masked camera keeps what was known of it."""
+        """Remember the calibration; a masked camera keeps what was known of it, which may be nothing (NaN)."""
         for name in _LIMITS:
             new = getattr(frame, name)
             seen = frame.valid.reshape(-1, *[1] * (new.ndim - 1))
-            self._known[name] = np.where(seen, new, self._known.get(name, new))
+            self._known[name] = np.where(seen, new, self._known.get(name, np.full(new.shape, np.nan)))

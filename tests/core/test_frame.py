@@ -11,6 +11,7 @@ import pytest
 from bevnext_core.errors import FrameError
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import rigid
+from bevnext_core.streaming.calibration_watch import CalibrationWatch
 
 CAMERAS = ("CAM_LEFT", "CAM_RIGHT")
 
@@ -91,6 +92,16 @@ def test_camera_that_is_not_valid_may_lack_everything() -> None:
     values["images"] = (values["images"][0], None)
     frame = CameraFrame(**values, valid=np.array([True, False]))
     assert frame.images[1] is None
+
+
+def test_a_camera_that_was_masked_at_first_has_not_changed_when_it_is_there() -> None:
+    """What stands in for its calibration says nothing of it; from its first image on it is watched."""
+    other = changed("intrinsics", (1, 0, 0), 250.0)
+    masked = CameraFrame(**changed("intrinsics", 1, np.eye(3)), valid=np.array([True, False]))
+    watch = CalibrationWatch()
+    for frame, change in ((masked, ""), (CameraFrame(**arguments()), ""), (masked, ""), (CameraFrame(**other), "1")):
+        assert watch.change(frame) == (change and "intrinsics of CAM_RIGHT changed")
+        watch.note(frame)
 
 
 @pytest.mark.parametrize("value", [np.nan, 1.1])
