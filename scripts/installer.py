@@ -82,7 +82,9 @@ def install(venv: Path, *arguments: str | Path, what: str, into: Path | None = N
     settings = pip_settings(python)
     if (uv := shutil.which("uv")) and "no-index" not in settings:  # which uv knows as an option alone
         try:
-            run([uv, "pip", "install", "--python", into or python, *arguments], what, uv_environment(settings))
+            # As pip does: where Python may not write bytecode, every process would compile all that it imports.
+            command = [uv, "pip", "install", "--compile-bytecode", "--python", into or python]
+            run([*command, *arguments], what, uv_environment(settings))
             return
         except SetupError:
             if not (venv / "bin" / "pip").exists():

@@ -258,7 +258,8 @@ def test_uv_is_used_where_it_is_and_pip_otherwise(installer, monkeypatch, tmp_pa
         return ["uv" if command[0] == "/opt/uv" else "pip" for command in installer.commands]
 
     assert programs() == ["uv"]
-    assert installer.commands[0][1:5] == ["pip", "install", "--python", str(tmp_path / "bin" / "python")]
+    python = str(tmp_path / "bin" / "python")
+    assert installer.commands[0][1:6] == ["pip", "install", "--compile-bytecode", "--python", python]
     installer.uv = False
     assert programs() == ["uv", "pip"]
     installer.settings = {"no-index": "true"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from bevnext_core.network.layers import ResidualBlock, conv_bn_relu
 
@@ -19,9 +18,8 @@ CAMERA_PARAMETERS = 27
 class DepthNet(nn.Module):
     """Reduce to ``mid_channels``, then a depth branch and a context branch, each gated by the camera parameters."""
 
-    def __init__(
-        self, in_channels: int, mid_channels: int, context_channels: int, depth_bins: int, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, in_channels: int, mid_channels: int, context_channels: int, depth_bins: int,
+                 dropout: float = 0.5) -> None:
         super().__init__()
         self.reduce = nn.Sequential(
             nn.Conv2d(in_channels, mid_channels, 3, padding=1),
@@ -85,6 +83,8 @@ class DeformableConv(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             if x.device.type == "cpu":
                 return sampled_deform_conv(x.float(), offset.float(), self.weight.float())
+            from torchvision.ops import deform_conv2d  # here, for what importing it costs (see backbone.py)
+
             return deform_conv2d(x.float(), offset.float(), self.weight.float(), padding=1)
 
 
@@ -112,10 +112,8 @@ class Aspp(nn.Module):
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            conv_bn_relu(channels, channels, 1 if dilation == 1 else 3, dilation)
-            for dilation in (1, 6, 12, 18)
-        )
+        kernels = {1: 1, 6: 3, 12: 3, 18: 3}  # by dilation
+        self.branches = nn.ModuleList(conv_bn_relu(channels, channels, k, dilation) for dilation, k in kernels.items())
         self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(channels, channels, 1))
         self.merge = conv_bn_relu(5 * channels, channels, 1)
         self.dropout = nn.Dropout(dropout)

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import Bottleneck
 
-from bevnext_core.network.backbone import ResNet50
+from bevnext_core.network.backbone import Bottleneck, ResNet50
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.layers import ResidualBlock
 from bevnext_core.precision import Precision
@@ -51,14 +50,8 @@ def for_inference(model: BEVNeXt, packed: bool | None = None, precision: Precisi
 class FusedConv(nn.Module):
     """``act(conv(x) + add)``, the batch norm that followed being part of the weights; channels-last."""
 
-    def __init__(
-        self,
-        conv: nn.Conv2d,
-        norm: nn.BatchNorm2d | None = None,
-        relu: bool = False,
-        packed: bool = False,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None, relu: bool = False, packed: bool = False,
+                 dtype: torch.dtype | None = None) -> None:
         super().__init__()
         source = conv.weight.dtype
         if norm is not None:  # in double precision, so that only one rounding is added
@@ -91,9 +84,7 @@ class FusedConv(nn.Module):
             self.weight = nn.Parameter(packed, requires_grad=False)
         activation = "relu" if self.relu else "none"
         if add is None:
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, *where, activation, [], ""
-            )
+            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *where, activation, [], "")
         add = add.contiguous(memory_format=torch.channels_last)
         return torch.ops.mkldnn._convolution_pointwise.binary(
             x, add, self.weight, self.bias, *where, "add", None, activation if self.relu else None, [], None

@@ -49,9 +49,7 @@ class HostCode:
         tuned, flags: as :func:`bevnext_core.ops.native.load`.
     """
 
-    def __init__(
-        self, source: Path, signatures: Signatures, tuned: bool = True, flags: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, source: Path, signatures: Signatures, tuned: bool = True, flags: tuple[str, ...] = ()) -> None:
         self._signatures = {name: [*types, INT] for name, types in signatures.items()}
         self._load = functools.partial(native.load, source, tuned=tuned, flags=flags)
 
@@ -120,14 +118,8 @@ class Forms:
         plain: what the plain form is written in.
     """
 
-    def __init__(
-        self,
-        what: str,
-        variable: str,
-        host: Sequence[HostCode],
-        cuda: CudaCode | None = None,
-        plain: str = "plain PyTorch",
-    ) -> None:
+    def __init__(self, what: str, variable: str, host: Sequence[HostCode], cuda: CudaCode | None = None,
+                 plain: str = "plain PyTorch") -> None:
         self.variable = variable
         self._what, self._host, self._cuda, self._plain = what, host, cuda, plain
         self._found: dict[str, str] = {}
@@ -136,8 +128,6 @@ class Forms:
         """:meth:`on` the type of a device."""
         return self.on(torch.device(device).type)
 
-    # For a tracer the answer is a constant: it must not follow the building of a library.
-    @torch.compiler.assume_constant_result
     def on(self, kind: str) -> str:
         """``c++``, ``cuda`` or ``plain`` on a type of device; compiled when it was not.
 
@@ -162,6 +152,10 @@ class Forms:
             self._found[kind] = found
         return found
 
+    # For a tracer the answer is a constant: it must not follow the building of a library. This is what
+    # torch.compiler.assume_constant_result does, which imports the whole compiler to do it.
+    on._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
     def _build(self, kind: str) -> str:
         if kind == "cpu":
             for code in self._host:
@@ -173,9 +167,8 @@ class Forms:
         raise NativeBuildError(f"there is no compiled form for {kind}")
 
 
-def register_gradients(
-    operator: Any, backward: Callable[..., Sequence[Tensor]], of: Sequence[int], needs: Sequence[int]
-) -> None:
+def register_gradients(operator: Any, backward: Callable[..., Sequence[Tensor]], of: Sequence[int],
+                       needs: Sequence[int]) -> None:
     """Let ``backward(grad, *inputs)`` be an operator's gradients.
 
     Args:

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bevnext_core.errors import ConfigError
 from bevnext_core.ops import compiled, native
 from bevnext_core.ops.compiled import INT64, POINTER, Forms, HostCode
 from bevnext_core.ops.native import NativeBuildError
+from tests.paths import ROOT
 
 VARIABLE = "BEVNEXT_SHARING"
 
@@ -64,6 +68,18 @@ def test_other_devices(lines: list[str]) -> None:
     assert [line.rpartition(": ")[2] for line in lines] == [
         f"there is no compiled form for {kind}" for kind in ("cuda", "mps")
     ]
+
+
+def test_the_form_is_a_constant_for_a_tracer() -> None:
+    """As PyTorch's decorator has it, which is not used for what it imports."""
+    assert vars(Forms.on) == vars(torch.compiler.assume_constant_result(lambda: 0))
+
+
+def test_importing_the_detector_imports_no_compiler() -> None:
+    """It would take seconds at every start of every program."""
+    code = "import sys, training.train; print({'torchvision', 'torch._dynamo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
 def test_wrong_choice(monkeypatch: pytest.MonkeyPatch) -> None:

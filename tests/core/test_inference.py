@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torchvision.models.resnet import Bottleneck
 
+from bevnext_core.network.backbone import Bottleneck
 from bevnext_core.network.bevnext import BEVNeXt
 from bevnext_core.network.inference import FusedConv, for_inference, has_packed_convolutions
 from bevnext_core.network.layers import ResidualBlock, conv_bn_relu

@@ -8,9 +8,11 @@ import json
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from bevnext_core.classes import CAMERAS
 from bevnext_core.geometry import invert_rigid
+from bevnext_core.network.backbone import Bottleneck
 from bevnext_core.network.camera_geometry import CameraGeometry
 from bevnext_core.network.crf import DepthCrf, color_kernel, patch_colors
 from bevnext_core.network.perspective_refinement import CameraCrossAttention
@@ -43,6 +45,19 @@ def scalars() -> dict:
 @pytest.fixture(scope="module")
 def small2() -> torch.nn.Module:
     return build("small2")
+
+
+def test_the_bottleneck_is_torchvisions() -> None:
+    """Same names, same numbers; drawn from the same seed the same weights."""
+    for stride in (1, 2):
+        blocks = []
+        for kind in (Bottleneck, torchvision.models.resnet.Bottleneck):
+            torch.manual_seed(0)
+            blocks.append(kind(16, 4, stride, torch.nn.Conv2d(16, 16, 1, stride)))
+        ours, theirs = (block.state_dict() for block in blocks)
+        assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        x = torch.randn(2, 16, 6, 6)
+        assert torch.equal(*(block(x) for block in blocks))
 
 
 def stored_geometry(arrays: dict[str, np.ndarray], case: int) -> CameraGeometry:
