@@ -215,7 +215,7 @@ class TrainingConfig:
     muon_learning_rate: PositiveFloat = 0.02
     image_augmentation: bool = True
     bev_augmentation: bool = True
-    enlargement: float = Field(1.0, ge=1)
+    largest_width: NonNegativeInt = 0
     part: Literal["all", "images", "bev"] = "all"
 
 

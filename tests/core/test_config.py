@@ -30,7 +30,7 @@ IN_A_CHECKPOINT = "ed411d3c9730d512a3ef1804f280cac889d38798b1695285367f0781a661b
 ADDED = {
     "training": "augmentation class_balanced repeat missing_lidar max_unreadable max_skipped channels_last head_scale "
     "perspective_weight shared_run depth_dropout decay optimizer muon_learning_rate "
-    "image_augmentation bev_augmentation enlargement part",
+    "image_augmentation bev_augmentation largest_width part",
     "history": "group_width split_width",
     "depth": "lift_to",
 }

@@ -222,7 +222,11 @@ def test_augmented_boxes_stay_on_their_objects(dataroot: Path) -> None:
 def test_enlarged_cameras_look_the_same_and_are_told_otherwise(dataroot: Path) -> None:
     """A point falls on the same pixel of the canvas; the intrinsics are those of recordings with more pixels."""
     alone = {"augmentation": True, "image_augmentation": False, "bev_augmentation": False}
-    plain, large = (make(dataroot, config=ONE_FRAME, **alone, enlargement=k) for k in (1, 4))
+    plain = make(dataroot, config=ONE_FRAME, **alone)
+    width = int(plain.index.image_sizes.max())
+    large = make(dataroot, config=ONE_FRAME, **alone, largest_width=4 * width)
+    same = make(dataroot, config=ONE_FRAME, **alone, largest_width=width)
+    assert torch.equal(same[request(1)].geometry.intrinsics, plain[request(1)].geometry.intrinsics)
     factors = []
     for position in range(3):
         one, other = plain[request(1, position)], large[request(1, position)]

@@ -218,8 +218,9 @@ class TrainingDataset(Dataset):
             images = [draw_image_augmentation(rng, w, h, self.config.image) for w, h in sizes]
         if training.augmentation and training.bev_augmentation:
             bev = draw_bev_augmentation(rng)
-        if training.augmentation and training.enlargement > 1:
-            images = [replace(image, enlarged=float(training.enlargement ** rng.uniform())) for image in images]
+        if training.augmentation and training.largest_width:
+            factors = np.maximum(training.largest_width / self.index.image_sizes[frame][:, 0], 1.0)
+            images = [replace(draw, enlarged=float(k ** rng.uniform())) for draw, k in zip(images, factors)]
         return images, bev
 
     def alone(self, frame: int) -> tuple[Tensor, CameraGeometry]:
