@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # not below build/, where `colcon test-result` would count it too
 REPORTS = ROOT / ".checks"
 JAZZY = Path(sys.prefix) / "jazzy" / "bin" / "python"
-JAZZY_TESTS = ["-m", "ros and not slow", "tests/ros"]
+# two large files: their tests are shared out one by one
+JAZZY_TESTS = ["--dist", "worksteal", "-m", "ros and not slow", "tests/ros"]
 NUMPY_1 = Path(sys.prefix) / "numpy1" / "bin" / "python"
 # what hands arrays to and fro most: boxes, images, tables, scores, files
 NUMPY_1_TESTS = ["-m", "not slow", *(f"tests/{name}.py" for name in (
