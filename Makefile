@@ -17,9 +17,8 @@
 PYTHON ?= python3
 VENV := .venv
 
-# `make test`: test processes with one computing thread each, one more than two cores have work for, since the node's
-# tests mostly wait; PYTEST_ARGS adds arguments to pytest.
-JOBS ?= 3
+# `make test`: two test processes with one computing thread each; PYTEST_ARGS adds arguments to pytest.
+JOBS ?= 2
 THREADS ?= 1
 TIMEOUT ?= 900
 PYTEST_ARGS ?=

@@ -15,7 +15,6 @@ from bevnext_core import weights
 from bevnext_core.config import ModelConfig, config_from_mapping, published_config
 from bevnext_core.errors import CheckpointError
 from bevnext_core.files import user_path
-from bevnext_tools.progress import say
 from bevnext_tools.resources import shared_file
 
 if TYPE_CHECKING:
@@ -80,5 +79,7 @@ def reader_and_detector(
 
     detector = Detector.from_checkpoint(checkpoint, device, DetectorOptions(**options))
     if detector.trained_on:
+        from bevnext_tools.progress import say
+
         say(f"the weights were trained on {detector.trained_on}")
     return (make(detector.config) if reader is None else reader), detector

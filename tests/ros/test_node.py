@@ -189,7 +189,9 @@ def test_ten_life_cycles_without_leaking(start):
     assert max(threads[5:]) <= max(threads[:3]) + 1, threads
     assert memory[-1] - memory[2] < 20e6, memory
     rig.fresh()
-    assert rig.value("node", "frames_published") == "20" and rig.accounted()
+    # one that is under way when the node is deactivated is dropped, and counted
+    assert int(rig.value("node", "frames_published")) + sum(rig.drops().values()) == 20 and rig.accounted()
+    assert sum(rig.drops().values()) <= 9
 
 
 def set_parameter(rig, name, value):
