@@ -135,7 +135,8 @@ class Detector:
 
     def __repr__(self) -> str:
         precision = precision_text(self.options.precision, self.device)
-        return f"{type(self).__name__}({self.config.name}, {self.device}, {precision})"
+        trained_on = f"; trained on {self.trained_on}" if self.trained_on else ""
+        return f"{type(self).__name__}({self.config.name}, {self.device}, {precision}{trained_on})"
 
     # -------------------------------------------------------------------------------------- streaming
     def step(self, frame: CameraFrame) -> Detections:

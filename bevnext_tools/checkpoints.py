@@ -78,8 +78,4 @@ def reader_and_detector(
     from bevnext_core.detector import Detector, DetectorOptions
 
     detector = Detector.from_checkpoint(checkpoint, device, DetectorOptions(**options))
-    if detector.trained_on:
-        from bevnext_tools.progress import say
-
-        say(f"the weights were trained on {detector.trained_on}")
     return (make(detector.config) if reader is None else reader), detector

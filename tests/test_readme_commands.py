@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,10 +63,9 @@ RUN = [command for command in COMMANDS if not command.startswith(tuple(NOT_RUN))
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkout's files, the programs of its environment, a data set and weights."""
     pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
-    from bevnext_core.checkpoint import save_checkpoint
     from bevnext_core.files import cache_directory
     from tests.nuscenes_dataroot import write_dataroot
-    from tests.published import build, config_of
+    from tests.published import save_small
 
     folder = tmp_path_factory.mktemp("readme") / "checkout"
     folder.mkdir()
@@ -82,14 +80,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataroot(folder / "nuscenes", {"scene-0103": 3, "scene-0916": 2, "scene-0061": 1})
     training = write_dataroot(folder / "training_set", {"scene-0001": 20}, version="v1.0-trainval")
     shutil.copytree(training, folder / "nuscenes", dirs_exist_ok=True)
-    config = config_of("small2")
-    # of the boxes of made weights only the best are kept, which saves time
-    config = replace(config, head=replace(config.head, max_candidates=40))
     for kept in cache_directory().iterdir():  # compiled operators are not compiled again
         if kept.name != "weights":
             (folder / "cache").mkdir(exist_ok=True)
             (folder / "cache" / kept.name).symlink_to(kept)
-    save_checkpoint(folder / "cache" / "weights" / f"{WEIGHTS}.safetensors", build("small2").state_dict(), config)
+    save_small(folder / "cache" / "weights" / f"{WEIGHTS}.safetensors")
     return folder
 
 

@@ -43,8 +43,6 @@ PROGRESS = ("bevnext: detecting", "bevnext: writing")
 class NoNetwork:
     """Finds one car in every frame."""
 
-    trained_on = None
-
     def __init__(self, config):
         self.config, self.options, self.device = config, DetectorOptions(), torch.device("cpu")
         self.precision = "fp32"

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image backbone: ResNet-50 (He et al., CVPR 2016) with the stride in the 3x3 convolution, as torchvision has it.
-
-Without torchvision itself, whose import brings torch's whole compiler: six seconds at every start of a program.
-"""
+"""Image backbone: ResNet-50 (He et al., CVPR 2016) with the stride in the 3x3 convolution, equal to torchvision's."""
 
 from __future__ import annotations
 
@@ -41,7 +38,10 @@ class ResNet50(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions 1x1, 3x3 and 1x1, the last one's output added to the shortcut's (``downsample``)."""
+    """Convolutions 1x1, 3x3 and 1x1, the last one's output added to the shortcut's (``downsample``).
+
+    Torchvision's is the same, but importing it brings torch's whole compiler: seconds at every start of a program.
+    """
 
     def __init__(self, in_channels: int, planes: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
         super().__init__()

@@ -152,8 +152,7 @@ class Forms:
             self._found[kind] = found
         return found
 
-    # For a tracer the answer is a constant: it must not follow the building of a library. This is what
-    # torch.compiler.assume_constant_result does, which imports the whole compiler to do it.
+    # A constant for a tracer, no build to follow: torch.compiler.assume_constant_result without importing the compiler
     on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _build(self, kind: str) -> str:

@@ -111,9 +111,7 @@ class DetectorNode(LifecycleNode):
             return self._refuse(one_line(error))
         except Exception as error:  # out of memory, a missing library: to be mended and tried again
             return self._refuse(f"the detector cannot be made: {type(error).__name__}: {one_line(error)}")
-        trained_on = getattr(self._detector, "trained_on", None)  # which a detector of one's own need not have
-        told = f"; the weights were trained on {trained_on}" if trained_on else ""
-        self.get_logger().info(f"configured: {self._detector}{told}")
+        self.get_logger().info(f"configured: {self._detector}")
         self._outputs = Outputs(self, self._factory)
         self._fault = ""
         self._state = "inactive"

@@ -37,7 +37,9 @@ def test_a_checkpoint_tells_its_origin(tmp_path: Path) -> None:
     assert trained_on(tmp_path / "a.safetensors") == ORIGIN
     save_checkpoint(tmp_path / "b.safetensors", model.state_dict(), model.config)
     assert trained_on(tmp_path / "b.safetensors") is None
-    assert Detector.from_checkpoint(tmp_path / "b.safetensors").trained_on is None
+    known, unknown = (Detector.from_checkpoint(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert unknown.trained_on is None and "trained" not in repr(unknown)
+    assert repr(known).endswith(f"; trained on {ORIGIN})")
 
 
 def test_the_demos_weights_tell_theirs() -> None:

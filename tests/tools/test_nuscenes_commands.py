@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from bevnext_core.errors import BevnextError
 from bevnext_core.frame import CameraFrame
 from bevnext_tools.cli.main import main
 from tests.command_line import error_line, run_command
+from tests.published import save_small
 
 VERSION = "v1.0-mini"
 
@@ -139,15 +139,7 @@ def test_old_pictures_of_a_scene_do_not_stay(made: Path, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small network; of its made-up boxes only the best are kept, which saves time."""
-    from bevnext_core.checkpoint import save_checkpoint
-    from tests.published import build, config_of
-
-    config = config_of("small2")
-    config = replace(config, head=replace(config.head, max_candidates=40))
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    save_checkpoint(path, build("small2").state_dict(), config)
-    return path
+    return save_small(tmp_path_factory.mktemp("checkpoint") / "small.safetensors")
 
 
 @nuscenes

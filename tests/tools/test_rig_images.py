@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from bevnext_core.checkpoint import save_checkpoint
 from bevnext_core.classes import CAMERAS
 from bevnext_core.config import ModelConfig
 from bevnext_core.errors import BevnextError, ConfigError, DatasetError, FrameError
@@ -36,7 +34,7 @@ from tests.own_rig import (
     write_recording,
 )
 from tests.paths import ROOT
-from tests.published import build, config_of
+from tests.published import save_small
 
 SLOTS = [CAMERAS.index(slot) for slot in SLOT.values()]
 """Places of the rig's four cameras in the network's order."""
@@ -49,11 +47,7 @@ def recording(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = config_of("small2")
-    config = replace(config, head=replace(config.head, max_candidates=40))
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    save_checkpoint(path, build("small2").state_dict(), config)
-    return path
+    return save_small(tmp_path_factory.mktemp("checkpoint") / "small.safetensors")
 
 
 def reader_of(recording: Path, poses: bool = True, **options: Any) -> RigReader:
