@@ -183,15 +183,15 @@ def test_ten_life_cycles_without_leaking(start):
         rig.drive(2, first=number)
         number += 2
         rig.until(lambda before=before: len(rig.steps()) == before + 2, what=f"frames in cycle {cycle}")
+        # a step is noted before its result is out, and one that is under way at deactivation is dropped
+        rig.until(lambda out=str(number): rig.value("node", "frames_published") == out, what="both published")
         threads.append(process.num_threads())
         memory.append(process.memory_info().rss)
     assert rig.steps()[-2]["reset"] == "activated" and rig.steps()[-1]["reset"] == ""
     assert max(threads[5:]) <= max(threads[:3]) + 1, threads
     assert memory[-1] - memory[2] < 20e6, memory
     rig.fresh()
-    # one that is under way when the node is deactivated is dropped, and counted
-    assert int(rig.value("node", "frames_published")) + sum(rig.drops().values()) == 20 and rig.accounted()
-    assert sum(rig.drops().values()) <= 9
+    assert rig.value("node", "frames_published") == "20" and rig.accounted()
 
 
 def set_parameter(rig, name, value):
