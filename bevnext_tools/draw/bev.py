@@ -63,7 +63,12 @@ class BevView:
         return np.stack([center - points[..., 1] * self.scale, center - points[..., 0] * self.scale], -1)
 
 
-def draw_bev(layers: list[BoxLayer], view: BevView = BevView(), points: np.ndarray | None = None) -> np.ndarray:
+def draw_bev(
+    layers: list[BoxLayer],
+    view: BevView = BevView(),
+    points: np.ndarray | None = None,
+    hidden: np.ndarray | None = None,
+) -> np.ndarray:
     """Boxes from above -> ``[size, size, 3]`` uint8 RGB.
 
     Args:
@@ -71,8 +76,11 @@ def draw_bev(layers: list[BoxLayer], view: BevView = BevView(), points: np.ndarr
             line from the centre through the front face is the heading, the arrow the way of one second. Labels
             stand where there is room, those of the first boxes first.
         points: ``[P, >=2]`` points in the ego frame (lidar), drawn below the boxes.
+        hidden: ``[size, size]`` bool, pixels that are hatched: no camera looks there.
     """
     image = np.full((view.size, view.size, 3), BACKGROUND, np.uint8)
+    if hidden is not None:
+        image[hidden & _hatching(view.size, view.size)] = GRID
     _draw_ground(image, view)
     if points is not None and len(points):
         place = np.floor(view.pixels(points)).astype(np.int64)
@@ -129,11 +137,23 @@ def _ground(boxes: np.ndarray) -> np.ndarray:
     return box_corners(boxes)[:, [0, 3, 7, 4], :2]
 
 
-def draw_legend(image: np.ndarray, names: list[str], truth: bool) -> None:
-    """Class names in their colours at the lower left, in place; ``truth`` adds the style of ground truth."""
+def _hatching(height: int, width: int, step: int = 10) -> np.ndarray:
+    """``[height, width]`` bool: diagonal lines."""
+    return np.add.outer(np.arange(height), np.arange(width)) % step == 0
+
+
+def draw_legend(image: np.ndarray, names: list[str], truth: bool, hidden: bool = False) -> None:
+    """Class names in their colours at the lower left, in place.
+
+    ``truth`` adds the style of ground truth, ``hidden`` that of places at which no camera looks.
+    """
     entries = [(name, class_color(name)) for name in names] + [("ground truth", TRUTH_COLOR)] * truth
+    entries += [("no camera looks here", GRID)] * hidden
     y = image.shape[0] - 17 * len(entries) - 6
     for name, color in entries:
         y += 17
-        cv2.rectangle(image, (8, y - 9), (18, y), color, 1 if color == TRUTH_COLOR else cv2.FILLED)
+        if color == GRID:
+            image[y - 9 : y + 1, 8:19][_hatching(10, 11, 4)] = DIM
+        else:
+            cv2.rectangle(image, (8, y - 9), (18, y), color, 1 if color == TRUTH_COLOR else cv2.FILLED)
         draw_text(image, name.replace("_", " "), 24, y, TEXT, 13)

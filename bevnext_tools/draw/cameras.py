@@ -26,6 +26,8 @@ from bevnext_tools.draw.text import Labels, draw_text, wrapped
 
 NEAR = 0.1
 """Metres in front of a camera at which box edges are cut."""
+LITTLE = 0.02
+"""Share of the view from above below which the gaps between cameras are hatched and not explained."""
 SMALL = 24
 """Pixels of height below which a box is drawn with thin lines and has no label: they would hide what is in it."""
 
@@ -92,6 +94,26 @@ def draw_boxes_in_camera(image: np.ndarray, frame: CameraFrame, index: int, laye
             left, top, right, bottom = spans[box]
             if 0 <= left + right < 2 * image.shape[1] and 0 <= top + bottom < 2 * image.shape[0]:
                 labels.put(layer.labels[box], max(left, 0), top - 2, bottom + 2, layer.colors[box])
+
+
+def hidden_from_cameras(frame: CameraFrame, view: BevView) -> np.ndarray:
+    """``[size, size]`` bool: pixels of ``view`` in whose direction no camera looks whose image counts.
+
+    By the images' left and right edges at each camera's own height; what stands in the way does not matter.
+    """
+    coarse = BevView(-(-view.size // 4), view.extent)
+    center = coarse.size / 2
+    across, down = np.meshgrid(np.arange(coarse.size) + 0.5, np.arange(coarse.size) + 0.5)
+    x, y = (center - down) / coarse.scale, (center - across) / coarse.scale
+    seen = np.zeros(x.shape, bool)
+    for index in np.flatnonzero(frame.valid):
+        transform = camera_from_ego(frame)[index]
+        height = invert_rigid(transform)[2, 3]
+        points = np.stack([x, y, np.full_like(x, height)], -1) @ transform[:3, :3].T + transform[:3, 3]
+        u, _, depth = np.moveaxis(points @ frame.intrinsics[index].T, -1, 0)
+        seen |= (depth > NEAR) & (u >= -0.5 * depth) & (u < (frame.image_sizes[index, 0] - 0.5) * depth)
+    hidden = cv2.resize((~seen).astype(np.uint8), (view.size, view.size), interpolation=cv2.INTER_NEAREST)
+    return hidden.astype(bool)
 
 
 def _may_be_seen(corners: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -215,9 +237,10 @@ def draw_frame(
     view = BevView(size=mosaic.shape[0], extent=extent)
     # from above only the score: the colour says the class
     scores = replace(layers[-1], labels=[f"{score:.2f}" for score in detections.scores])
-    bev = draw_bev([*layers[:-1], scores], view)
+    hidden = hidden_from_cameras(frame, view)
+    bev = draw_bev([*layers[:-1], scores], view, hidden=hidden)
     present = [name for name in detections.class_names if name in set(detections.names)]
-    draw_legend(bev, present, truth_boxes is not None)
+    draw_legend(bev, present, truth_boxes is not None, bool(hidden.mean() > LITTLE))
     summary = f"{len(detections)} detections" if of is None else f"{len(detections)} of {of} detections drawn"
     if truth_boxes is not None:
         summary += f", {len(truth_boxes)} annotated"

@@ -26,11 +26,12 @@ from bevnext_tools.draw.cameras import (
     draw_boxes_in_camera,
     draw_frame,
     draw_points_in_camera,
+    hidden_from_cameras,
     truth_layer,
     write_picture,
 )
 from bevnext_tools.draw.choice import without_doubles
-from bevnext_tools.draw.colors import BACKGROUND, CLASS_COLORS, TRUTH_COLOR, class_color
+from bevnext_tools.draw.colors import BACKGROUND, CLASS_COLORS, GRID, TRUTH_COLOR, class_color
 from bevnext_tools.draw.text import Labels, draw_text, font
 from bevnext_tools.draw.video import open_video, write_video
 
@@ -214,6 +215,43 @@ def test_boxes_far_outside_or_not_finite_do_no_harm(bad: float) -> None:
     image = np.zeros((90, 160, 3), np.uint8)
     draw_boxes_in_camera(image, frame(), 0, layer(boxes))
     assert len(drawn(image))
+
+
+@pytest.mark.parametrize("motion", [0.0, 2.0])
+def test_where_no_camera_looks_is_what_projects_beside_the_image(motion: float) -> None:
+    view, front = BevView(722, 50), frame(motion)  # a size that the coarser grid does not divide
+    hidden = hidden_from_cameras(front, view)
+    points = np.random.default_rng(0).uniform(-49, 49, (4000, 3))
+    pixels, depth = project_to_camera(front, 0, points * [1, 1, 0])
+    inside = (depth > 0) & (pixels[:, 0] >= 0) & (pixels[:, 0] < 160)
+    row = np.round(view.pixels(points)).astype(int)[:, ::-1]
+    near = [np.clip(row + step, 0, 721) for step in np.argwhere(np.ones((17, 17))) - 8]
+    around = np.stack([hidden[place[:, 0], place[:, 1]] for place in near])
+    clear = around.all(0) | ~around.any(0)  # not within eight pixels of an edge
+    assert clear.mean() > 0.9 and 0.1 < inside[clear].mean() < 0.4
+    np.testing.assert_array_equal(hidden[row[:, 0], row[:, 1]][clear], ~inside[clear])
+
+
+def test_hatched_where_no_camera_looks_and_said_so() -> None:
+    both = replace(frame(), cameras=("CAM_FRONT", "CAM_BACK"), images=frame().images * 2, **{
+        name: np.concatenate([getattr(frame(), name)] * 2)
+        for name in ("intrinsics", "ego_from_camera", "global_from_camera_ego", "camera_stamps_ns", "image_sizes")
+    }, valid=np.array([True, True]))  # fmt: skip
+    both.ego_from_camera[1] = rigid([0, 0, 0, 1], [0, 0, 0]) @ both.ego_from_camera[1]
+    masked = replace(both, valid=np.array([True, False]))
+    shares = {}
+    for name, current in (("both", both), ("masked", masked)):
+        picture = draw_frame(current, detections(np.zeros((0, 9))), camera_width=400)
+        above = picture[:, 1200:]
+        lines = (above == GRID).all(-1)
+        end, middle = len(above) // 4, slice(len(above) // 2 + 5, len(above) // 2 + 30)
+        shares[name] = [float(part.mean()) for part in (lines[:end, middle], lines[-end:, middle], lines[middle, :end])]
+    assert {name: [share > 0.05 for share in found] for name, found in shares.items()} == {
+        "both": [False, False, True],
+        "masked": [False, True, True],
+    }, shares
+    with_text = draw_frame(masked, detections(np.zeros((0, 9))), camera_width=400)[-24:, 1200:1340]
+    assert (with_text > 190).all(-1).sum() > 50, "the legend says what the hatching is"
 
 
 # ------------------------------------------------------------------------------------------ colours, text
