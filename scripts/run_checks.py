@@ -5,8 +5,9 @@
     python scripts/run_checks.py [--lint-only | --jazzy-only] [pytest's arguments]
 
 Every check runs even if one before it failed. ruff, mypy and import-linter count as one check each,
-beside the tests. Jazzy's packages are in .venv/jazzy, numpy 1 is in .venv/numpy1; continuous integration fails where
-they are not.
+beside the tests. The node's tests mostly wait, so that they run in one process beside the others, which compute, and
+their output comes after theirs; Jazzy's and those on numpy 1 follow them. Jazzy's packages are in .venv/jazzy, numpy 1
+is in .venv/numpy1; continuous integration fails where they are not.
 The exit code is 0 only if nothing failed and tests were run to their end.
 """
 
@@ -17,14 +18,18 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 # not below build/, where `colcon test-result` would count it too
 REPORTS = ROOT / ".checks"
 JAZZY = Path(sys.prefix) / "jazzy" / "bin" / "python"
+WAITING = "tests/ros"
 # two large files: their tests are shared out one by one
-JAZZY_TESTS = ["--dist", "worksteal", "-m", "ros and not slow", "tests/ros"]
+JAZZY_TESTS = ["--dist", "worksteal", "-m", "ros and not slow", WAITING]
 NUMPY_1 = Path(sys.prefix) / "numpy1" / "bin" / "python"
 # what hands arrays to and fro most: boxes, images, tables, scores, files
 NUMPY_1_TESTS = ["-m", "not slow", *(f"tests/{name}.py" for name in (
@@ -33,12 +38,13 @@ NUMPY_1_TESTS = ["-m", "not slow", *(f"tests/{name}.py" for name in (
 ))]  # fmt: skip
 
 
-def run(*arguments: str, python: str = sys.executable) -> int:
-    """Run `python arguments` in the repository's root and return its exit code."""
-    print(f"$ {os.path.relpath(python, ROOT)} {' '.join(arguments)}", flush=True)
+def run(*arguments: str, python: str = sys.executable, output: IO[str] | None = None) -> int:
+    """Run `python arguments` in the repository's root and return its exit code; ``output``: a file for what it says."""
+    print(f"$ {os.path.relpath(python, ROOT)} {' '.join(arguments)}", file=output, flush=True)
     return subprocess.run(
-        [python, *arguments], cwd=ROOT, env=clean_environment(), stdin=subprocess.DEVNULL
-    ).returncode
+        [python, *arguments],
+        cwd=ROOT, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output and subprocess.STDOUT,
+    ).returncode  # fmt: skip
 
 
 def clean_environment() -> dict[str, str]:
@@ -64,12 +70,14 @@ def read_report(path: Path) -> tuple[int, int, int]:
     return passed, failed, skipped
 
 
-def run_tests(name: str, *arguments: str, python: str = sys.executable) -> tuple[tuple[int, int, int], str]:
+def run_tests(
+    name: str, *arguments: str, python: str = sys.executable, output: IO[str] | None = None
+) -> tuple[tuple[int, int, int], str]:
     """(passed, failed, skipped) of pytest's run, and what is wrong with it, if anything."""
     report = REPORTS / f"{name}.xml"
     report.unlink(missing_ok=True)
     report.parent.mkdir(parents=True, exist_ok=True)
-    code = run("-m", "pytest", f"--junitxml={os.path.relpath(report, ROOT)}", *arguments, python=python)
+    code = run("-m", "pytest", f"--junitxml={os.path.relpath(report, ROOT)}", *arguments, python=python, output=output)
     counts = read_report(report) if report.is_file() else (0, 0, 0)
     known = {0: "", 1: name, 5: f"{name} found no tests"}
     return counts, known.get(code, f"{name} (ended with exit code {code})")
@@ -96,21 +104,38 @@ def main() -> int:
             failed += 1
             trouble.append(name)
 
-    runs = []
-    if not only:
-        runs.append(run_tests("pytest", *arguments))
     distribution = os.environ.get("ROS_DISTRO")
+    beside = []
+    if not only:
+        beside.append(partial(run_tests, "pytest-ros", *arguments, "-n", "1", WAITING))
     if only != "lint":
         if distribution:
             print(f"the node's tests run on ROS {distribution}, which is active, not on Jazzy's packages")
         elif JAZZY.is_file():
-            runs.append(run_tests("pytest-jazzy", *arguments, *JAZZY_TESTS, python=str(JAZZY)))
+            processes = [] if only else ["-n", "1"]
+            beside.append(
+                partial(run_tests, "pytest-jazzy", *arguments, *processes, *JAZZY_TESTS, python=str(JAZZY))
+            )
         elif os.environ.get("CI") or only:
             trouble.append(f"no Jazzy in {JAZZY.parents[1]}")
     if not only and NUMPY_1.is_file():
-        runs.append(run_tests("pytest-numpy1", *arguments, *NUMPY_1_TESTS, python=str(NUMPY_1)))
+        beside.append(
+            partial(run_tests, "pytest-numpy1", *arguments, "-n", "1", *NUMPY_1_TESTS, python=str(NUMPY_1))
+        )
     elif not only and os.environ.get("CI") and sys.version_info < (3, 13) and not distribution:
         trouble.append(f"no numpy 1 in {NUMPY_1.parents[1]}")
+
+    runs = []
+    if only:
+        runs = [start() for start in beside]
+    else:
+        log = REPORTS / "beside.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as output, ThreadPoolExecutor(1) as executor:
+            others = [executor.submit(start, output=output) for start in beside]
+            runs.append(run_tests("pytest", *arguments, f"--ignore={WAITING}"))
+            runs += [other.result() for other in others]
+        print(log.read_text(errors="replace"))
     for counts, wrong in runs:
         passed, failed, skipped = passed + counts[0], failed + counts[1], skipped + counts[2]
         trouble += [wrong] if wrong else []

@@ -257,12 +257,19 @@ def run_checks():
     return module
 
 
-def test_all_tests_are_followed_by_those_on_jazzy_and_on_numpy_1(monkeypatch, run_checks, tmp_path, capsys):
+def test_all_tests_run_those_on_jazzy_and_on_numpy_1_too(monkeypatch, run_checks, tmp_path, capsys):
     """With the libraries of each one's environment alone; where it is missing, continuous integration fails."""
     assert re.search(r"setup_environment.py test.*run_checks.py -n", make_dry("test"), re.DOTALL)
     assert re.search(r"setup_environment.py jazzy.*--jazzy-only -n", make_dry("test-jazzy"), re.DOTALL)
     called = []
-    monkeypatch.setattr(run_checks, "run", lambda *a, python=sys.executable: called.append((python, a)) or 0)
+
+    def run(*arguments, python=sys.executable, output=None):
+        called.append((python, arguments))
+        if output:
+            output.write(f"said by {python}")
+        return 0
+
+    monkeypatch.setattr(run_checks, "run", run)
     monkeypatch.setattr(run_checks, "REPORTS", tmp_path)
     monkeypatch.setattr(run_checks, "JAZZY", tmp_path / "bin" / "python")
     monkeypatch.setattr(run_checks, "NUMPY_1", tmp_path / "numpy1" / "bin" / "python")
@@ -277,8 +284,14 @@ def test_all_tests_are_followed_by_those_on_jazzy_and_on_numpy_1(monkeypatch, ru
     for path in (run_checks.JAZZY, run_checks.NUMPY_1):
         path.parent.mkdir(parents=True)
         path.touch()
+    called.clear()
     assert run_checks.main() == 0
-    (jazzy, arguments), (numpy1, tests) = called[-2:]
+    assert f"said by {run_checks.NUMPY_1}" in capsys.readouterr().out
+    # what waits beside what computes, and together everything once
+    ros, others = sorted(a[2:] for python, a in called if python == sys.executable and "pytest" in a)
+    assert others == ("--junitxml=" + os.path.relpath(tmp_path / "pytest.xml", ROOT), "-n", "2", "--ignore=tests/ros")
+    assert ros[1:] == ("-n", "2", "-n", "1", "tests/ros")
+    (jazzy, arguments), (numpy1, tests) = (call for call in called if call[0] != sys.executable)
     assert jazzy == str(run_checks.JAZZY) and arguments[-3:] == ("-m", "ros and not slow", "tests/ros")
     assert numpy1 == str(run_checks.NUMPY_1) and " ".join(tests).endswith(" ".join(run_checks.NUMPY_1_TESTS))
     assert all((ROOT / name).is_file() for name in run_checks.NUMPY_1_TESTS[2:])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import importlib.util
 import io
@@ -11,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,10 +60,26 @@ def profile() -> dict[str, str]:
     return dict.fromkeys(("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"), str(PROFILE))
 
 
+@functools.cache
+def domain() -> str:
+    """A DDS domain of this test process's own: it holds the lock of a file for as long as it lives."""
+    for step in range(100):
+        number = 1 + (os.getpid() + step) % 100
+        file = Path(tempfile.gettempdir()) / f"bevnext-test-domain-{os.getuid()}-{number}"
+        lock = os.open(file, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return str(number)
+    raise RuntimeError("a hundred processes test with DDS here already")
+
+
 def environment() -> dict[str, str]:
-    """A DDS domain of this test process's own, on this machine only."""
+    """The process's own DDS domain, on this machine only."""
     return {
-        "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
+        "ROS_DOMAIN_ID": domain(),
         "ROS_LOCALHOST_ONLY": "1",
         **profile(),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),

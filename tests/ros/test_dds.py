@@ -151,7 +151,7 @@ def test_shared_memory_profile_is_used(ros):
         pytest.skip("another DDS implementation is chosen")
 
     def largest_segment(**settings):
-        env = os.environ | {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), **settings}
+        env = os.environ | {"ROS_DOMAIN_ID": harness.domain(), **settings}
         sender = subprocess.Popen(
             [sys.executable, ROOT / "scripts" / "ros_self_check.py", "--publish"], env=env
         )
@@ -204,7 +204,7 @@ def test_type_hashes_on_the_wire(ros, typestore):
         "    print(infos[0].topic_type, getattr(infos[0], 'topic_type_hash', None))\n"
         "rclpy.shutdown()\n"
     )
-    env = os.environ | {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100)}
+    env = os.environ | {"ROS_DOMAIN_ID": harness.domain()}
     result = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
     )
