@@ -9,6 +9,7 @@
 # make gpu     proves and measures everything that needs a GPU, in nine minutes, and writes gpu_report.md; runs without
 #              set-up (docs/gpu.md). A dry run without a GPU: make gpu DEVICE=cpu SIZE=tiny
 # make clean   removes .venv and everything that was built
+# make help    says this
 #
 # Each target does its own set-up; one that has been done costs nothing (docs/installation.md). Settings of set-up:
 #   TORCH=cpu or cuda  the builds of PyTorch; unless given, found out; TORCH_INDEX=... where those for CPUs are
@@ -38,7 +39,7 @@ GOLDENS ?=
 WHEELS ?=
 REPORT ?= .
 
-.PHONY: setup base jazzy test test-jazzy lint colcon demo demo-ros gpu clean
+.PHONY: setup base jazzy test test-jazzy lint colcon demo demo-ros gpu clean help
 .DEFAULT_GOAL := setup
 
 # The script itself cannot tell a Python that is too old to read it.
@@ -90,6 +91,9 @@ demo-ros: setup
 gpu:
 	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m bevnext_benchmarks.gpu --device $(DEVICE) \
 	  --size $(SIZE) --goldens "$(GOLDENS)" --wheels "$(WHEELS)" --out "$(REPORT)"
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 clean:
 	rm -rf $(VENV) build dist install log .checks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

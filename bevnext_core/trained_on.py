@@ -53,7 +53,7 @@ class TrainedOn:
 
     def __str__(self) -> str:
         shortest, longest = self.focal_lengths
-        when = "".join(f", {value}" for value in (self.revision, self.date) if value)
+        when = "".join(f", {word}{value}" for word, value in (("by ", self.revision), ("", self.date)) if value)
         return f"{self.data}; focal lengths {shortest:.0f} to {longest:.0f} px{when}"
 
     def doubt(self, frame: CameraFrame) -> str:
@@ -66,5 +66,5 @@ class TrainedOn:
         focal, name = max(far, key=lambda camera: max(camera[0] / longest, shortest / camera[0]))
         return (
             f"these weights were trained on {self.data}, with focal lengths of {shortest:.0f} to {longest:.0f} px; "
-            f"{name} has {focal:.0f} px: expect few and misplaced boxes"
+            f"{name} has {focal:.0f} px: expect few and misplaced boxes (docs/own_cameras.md)"
         )

@@ -101,7 +101,7 @@ def choose_torch(wanted: str, pins: Path) -> tuple[str, str]:
         except NoPairError as error:
             reason = f"no CPU builds: {error}"
     size = megabytes(pins)
-    hint = "" if wanted else "; less with TORCH=cpu, or TORCH_INDEX: docs/installation.md"
+    hint = "" if wanted else "; less with CPU builds, TORCH_INDEX=... says where they are: docs/installation.md"
     say(f"PyTorch with CUDA, {size / 1000:.1f} GB to download, {-(-size // 1200)} minutes at 20 MB/s ({reason}{hint})")
     return "cuda", ""
 

@@ -73,7 +73,8 @@ class ParameterFile:
         data = read_yaml(path, "parameter file", _Loader)
         sections = tuple(_sections(data, ())) if isinstance(data, dict) else ()
         if not sections or not all(isinstance(block, dict) for _, block in sections):
-            raise ConfigError(f"{path}: is no ROS parameter file (expected '/**: {{{_BLOCK}: ...}}')")
+            other = "; it is a rig file, for --images and --rig" if isinstance(data, dict) and "cameras" in data else ""
+            raise ConfigError(f"{path}: is no ROS parameter file (expected '/**: {{{_BLOCK}: ...}}'){other}")
         return cls(str(path), tuple((pattern, dict(_flat(block))) for pattern, block in sections))
 
     @property

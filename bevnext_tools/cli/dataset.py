@@ -8,6 +8,8 @@ from pathlib import Path
 
 from bevnext_core.errors import BevnextError
 
+IMAGES_HELP = "a folder with a folder of images, a video or one image per camera"
+
 
 def add_dataset_arguments(parser: argparse.ArgumentParser, or_bag: str = "", or_images: str = "") -> None:
     """``--dataroot`` and ``--version``; in place of the data set ``--bag`` and ``--images``, with these helps."""

@@ -20,7 +20,7 @@ from bevnext_core.errors import BevnextError, DatasetError, FrameError, counted,
 from bevnext_core.frame import CameraFrame
 from bevnext_core.precision import PRECISIONS
 from bevnext_tools.checkpoints import checkpoint_file, reader_and_detector
-from bevnext_tools.cli.dataset import add_dataset_arguments, add_output_arguments, output_folder
+from bevnext_tools.cli.dataset import IMAGES_HELP, add_dataset_arguments, add_output_arguments, output_folder
 from bevnext_tools.cli.registry import extension
 from bevnext_tools.cli.rig_options import add_rig_arguments, check_rig_arguments, rig_reader
 from bevnext_tools.evaluation.inference import FrameReader, detect_frames
@@ -35,13 +35,14 @@ class DetectSummary:
     """What a run did.
 
     Attributes:
-        frames: frames with a result; ``boxes``: their boxes.
+        frames: frames with a result; ``boxes``: their boxes; ``shown``: those in pictures and viewer.
         failed: one line per frame that could not be used; its result is empty.
         videos: files written. no_truth: why pictures show no annotated boxes, if they do not.
     """
 
     frames: int = 0
     boxes: int = 0
+    shown: int = 0
     failed: list[str] = field(default_factory=list)
     videos: list[Path] = field(default_factory=list)
     no_truth: str = ""
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset_arguments(
         parser,
         or_bag="a ROS 2 bag with images, CameraInfo and TF, in place of a data set",
-        or_images="a folder with a folder or a video of images per camera, in place of a data set",
+        or_images=f"{IMAGES_HELP}, in place of a data set",
     )
     add_rig_arguments(parser)
     add = parser.add_argument
@@ -136,7 +137,7 @@ def _detect_in_frames(args: argparse.Namespace, out: Path, view: View | None) ->
     )
     wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": args.json_lines, "view": view}
     summary = detect(reader, detector, out, score_threshold=args.score_threshold, **wanted)
-    print(f"{detector}\n{counted(summary.frames, 'frame')}, {summary.boxes} boxes -> {out / 'submission.json'}")
+    print(f"{detector}\n{_told(args, summary)} -> {out / 'submission.json'}")
     for video in summary.videos:
         print(f"video: {video}")
     if summary.failed:
@@ -161,18 +162,31 @@ def _detect_in_images(args: argparse.Namespace, out: Path, view: View | None) ->
     made = partial(rig_reader, args)
     reader, detector = reader_and_detector(args.checkpoint, made, args.device, **_detector_overrides(args))
     stepped: FrameDetector = detector
+    told = detector.trained_on
+    synthetic = "the demo's weights know the synthetic world only" if told and "synthetic" in told.data else ""
+    if synthetic:
+        print(f"bevnext: note: {synthetic}: real photos take --checkpoint bevnext-r50-stage2", file=sys.stderr)
     if not args.poses:
         print("bevnext: note: no --poses: each frame is detected by itself, without history", file=sys.stderr)
         stepped = WithoutHistory(detector)
     titles = {camera.slot: f"{camera.name} ({camera.slot})" for camera in reader.cameras if camera.name != camera.slot}
     wanted: dict[str, Any] = {"pictures": not args.no_pictures, "json_lines": True, "view": view, "titles": titles}
-    summary = detect(reader, stepped, out, velocities=bool(args.poses), score_threshold=args.score_threshold, **wanted)
-    print(f"{stepped}\n{counted(summary.frames, 'frame')}, {summary.boxes} boxes -> {out / 'detections.jsonl'}")
+    summary = detect(
+        reader, stepped, out,
+        velocities=bool(args.poses), score_threshold=args.score_threshold, note=synthetic, **wanted,
+    )  # fmt: skip
+    print(f"{stepped}\n{_told(args, summary)} -> {out / 'detections.jsonl'}")
     for video in summary.videos:
         print(f"video: {video}")
     if remarks := reader.remarks():
         print(f"bevnext: warning: {remarks}", file=sys.stderr)
     return 0
+
+
+def _told(args: argparse.Namespace, summary: DetectSummary) -> str:
+    shown = f" ({summary.shown} from {args.score_threshold:g} on, no thing twice: those are drawn)"
+    looked_at = not args.no_pictures or args.view or args.rrd
+    return f"{counted(summary.frames, 'frame')}, {summary.boxes} boxes{shown if looked_at else ''}"
 
 
 def _refuse_choice(args: argparse.Namespace, source: str) -> None:
@@ -209,6 +223,7 @@ def detect(
     view: View | None = None,
     titles: Mapping[str, str] | None = None,
     velocities: bool = True,
+    note: str = "",
 ) -> DetectSummary:
     """Run the detector over all frames of ``reader`` and write the results below ``out``.
 
@@ -222,6 +237,7 @@ def detect(
     Args:
         titles: of cameras in pictures, in place of their names.
         velocities: ``False``, for frames without poses: those in the lines are null.
+        note: what pictures say of the weights.
 
     Raises:
         DatasetError: no frame at all could be used (nothing is written).
@@ -258,13 +274,15 @@ def detect(
                         results[ref.sample_token] = submission_records(found)
                     assert frame is not None
                     shown, title = without_doubles(found, score_threshold), f"{scene}, frame {ref.index}"
+                    summary.shown += len(shown)
                     truth = _truth(reader, ref, summary) if pictures or view else None
                     if view:
                         view(frame, shown, truth)
                     if pictures:
                         annotated = None if truth is None else truth.boxes
                         drawn.append(folder / f"{ref.index:03d}.png")
-                        picture = draw_frame(frame, shown, annotated, title=title, of=len(found), titles=titles)
+                        texts: dict[str, Any] = {"title": title, "of": len(found), "titles": titles, "note": note}
+                        picture = draw_frame(frame, shown, annotated, **texts)
                         write_picture(picture, drawn[-1])
                 bar.update()
             if drawn:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bevnext_core.errors import BevnextError, counted
-from bevnext_tools.cli.dataset import add_output_arguments, output_folder
+from bevnext_tools.cli.dataset import IMAGES_HELP, add_output_arguments, output_folder
 
 if TYPE_CHECKING:
     from bevnext_core.datasets.nuscenes import NuScenesReader
@@ -38,7 +38,7 @@ def _scene_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", metavar="DIR", help="a folder with a folder or a video of images per camera")
+    source.add_argument("--images", metavar="DIR", help=IMAGES_HELP)
     source.add_argument("--dataroot", metavar="DIR", help="a data set in the nuScenes format, in place of a rig")
     parser.add_argument("--rig", metavar="FILE", help="with --images: rig.yaml")
     parser.add_argument("--rate", type=float, metavar="HZ", help="with --images: as for bevnext detect")
@@ -67,10 +67,11 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     slot = "the network's camera that one takes the place of (default: by its name, such as front_left)"
     add("--slot", action="append", default=[], metavar="NAME=SLOT", help=slot)
     add("--vehicle-from-camera", action="append", default=[], metavar="'NAME=x y z qx qy qz qw'",
-        help="with --camera-info: where a camera sits; without it the file has a gap to fill in")  # fmt: skip
+        help="with --camera-info, once per camera: where it sits; six numbers: x y z left up roll, in m and deg; "
+        "without it the file has a gap to fill in")  # fmt: skip
     add("--vehicle-from-cam0", metavar="'x y z qx qy qz qw'", help="with --kalibr: where its first camera sits")
     add("--names", metavar="A,B,...", help="with --kalibr: names of its cameras, in order (default: cam0,cam1,...)")
-    add("--out", required=True, metavar="FILE", help="the rig file; one that is there is replaced")
+    add("--out", required=True, metavar="FILE", help="the rig file; one that is there is not replaced")
 
 
 def _example_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,13 +118,18 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
-def _template(args: argparse.Namespace) -> int:
+def _refuse_to_replace(path: str) -> None:
     from bevnext_core.files import user_path
+
+    if user_path(path).exists():
+        raise BevnextError(f"--out {path} is there already: it may have been filled in; give another name")
+
+
+def _template(args: argparse.Namespace) -> int:
     from bevnext_tools.rig.file import TO_FILL_IN, gaps, write_rig
     from bevnext_tools.rig.imports import template
 
-    if user_path(args.out).exists():
-        raise BevnextError(f"--out {args.out} is there already: it may have been filled in")
+    _refuse_to_replace(args.out)
     width, by, height = args.size.partition("x")
     if not (by and width.isdecimal() and height.isdecimal()):
         raise BevnextError(f"--size must be WIDTHxHEIGHT in pixels, such as 1600x900, got '{args.size}'")
@@ -137,8 +143,9 @@ def _template(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from bevnext_tools.rig import imports
-    from bevnext_tools.rig.file import gaps, write_rig
+    from bevnext_tools.rig.file import TO_FILL_IN, gaps, write_rig
 
+    _refuse_to_replace(args.out)
     slots = _pairs(args.slot, "--slot")
     placed = {
         name: imports.pose_of(text, f"--vehicle-from-camera {name}")
@@ -158,13 +165,13 @@ def _import(args: argparse.Namespace) -> int:
         cameras, note = imports.from_kalibr(args.kalibr, cam0, names, slots), f"from {Path(args.kalibr).name} of kalibr"
     else:
         reader, scene = _scene(args)
-        cameras, note = imports.from_nuscenes(reader, scene), f"from nuScenes, {scene}"
+        cameras, note = imports.from_nuscenes(reader, scene), f"from {scene} of a data set in the nuScenes format"
     names = [camera["name"] for camera in cameras]
     for option, given in (("--slot", slots), ("--vehicle-from-camera", placed)):
         if unknown := set(given) - set(names):
             raise BevnextError(f"{option} names '{min(unknown)}', which is no camera; there are {', '.join(names)}")
-    write_rig(args.out, cameras, note)
     left = [f"{camera['name']}: {key}" for camera in cameras for key in gaps(camera)]
+    write_rig(args.out, cameras, note, TO_FILL_IN if left else ())
     print(f"{counted(len(cameras), 'camera')} -> {args.out}" + (f"; fill in {', '.join(left)}" if left else ""))
     return 0
 
@@ -179,14 +186,15 @@ def _scene(args: argparse.Namespace, sweeps: bool = False) -> tuple[NuScenesRead
 def _example(args: argparse.Namespace) -> int:
     from bevnext_tools.rig.imports import write_example
 
-    out = output_folder(args)
+    out, checkpoint = output_folder(args), "FILE"
     if not args.dataroot:
+        checkpoint = "demo"
         from bevnext_tools.cli.registry import extension
 
         args.dataroot, args.version = extension("example-drive", "make a drive; --dataroot names one")()
     reader, scene = _scene(args, args.sweeps)
     count = write_example(reader, scene, out)
     options = f"--images {out}/images --rig {out}/rig.yaml --poses {out}/poses.tum"
-    command = f"bevnext detect {options} --checkpoint FILE --out DIR"
+    command = f"bevnext detect {options} --checkpoint {checkpoint} --out {out}/results"
     print(f"{scene}: {counted(count, 'image')} -> {out}; to detect: {command}")
     return 0

@@ -58,6 +58,8 @@ def rig_reader(args: argparse.Namespace, config: ModelConfig) -> RigReader:
     slots = [camera.slot for camera in reader.cameras]
     if absent := [slot for slot in config.cameras if slot not in slots]:
         print(f"bevnext: note: the rig has no {', '.join(absent)}: the network sees nothing there", file=sys.stderr)
+    if unnamed := reader.unnamed():
+        print(f"bevnext: note: not in {args.rig}, left out: {', '.join(unnamed)[:300]}", file=sys.stderr)
     for doubt in doubts(reader.own_cameras(), tuple(slots)):
         print(f"bevnext: warning: {doubt}", file=sys.stderr)
     return reader

@@ -218,6 +218,7 @@ def draw_frame(
     extent: float = 54.0,
     of: int | None = None,
     titles: Mapping[str, str] | None = None,
+    note: str = "",
 ) -> np.ndarray:
     """The picture of a frame: six images with the boxes, and the scene from above beside them.
 
@@ -226,7 +227,7 @@ def draw_frame(
         truth_boxes: ``[M, 9]`` ground truth in the ego frame; ``None`` where there is none.
         title: written above the bird's-eye view; ``camera_width``: pixels of each camera's tile;
         extent: metres from the ego to the edge of the bird's-eye view;
-        titles: of cameras, in place of their names.
+        titles: of cameras, in place of their names; note: written beside what the detections' doubts are.
 
     Returns:
         ``[H, W, 3]`` uint8 RGB with even height and width (video codecs want that).
@@ -246,7 +247,8 @@ def draw_frame(
         summary += f", {len(truth_boxes)} annotated"
     draw_text(bev, title, 8, 18, (255, 255, 255), 15)
     draw_text(bev, summary, 8, 36)
-    doubts = [line for part in detections.info.doubt.split("; ") for line in wrapped(part, view.size - 16)]
+    said = [*detections.info.doubt.split("; "), note]
+    doubts = [line for part in said if part for line in wrapped(part, view.size - 16)]
     for number, line in enumerate(doubts):
         draw_text(bev, line, 8, 54 + 18 * number, DOUBT_COLOR)
     picture = np.concatenate([mosaic, bev], 1)

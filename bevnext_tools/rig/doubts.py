@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,10 @@ class Stance:
         """It looks elsewhere than ``other`` degrees to the left."""
         return abs((self.left - other + 180) % 360 - 180) > 45
 
+    def off(self) -> float:
+        """Degrees in all by which it is turned, tilted and rolled against its slot in nuScenes."""
+        return abs((self.left - _LOOKS[self.slot] + 180) % 360 - 180) + abs(self.up) + abs(self.roll)
+
 
 def stance(frame: CameraFrame, index: int, slot: str = "") -> Stance:
     """Of a camera of the frame; ``slot``: which of the network's it is."""
@@ -98,24 +103,45 @@ def doubts(frame: CameraFrame, slots: tuple[str, ...]) -> list[str]:
     if mirrored:
         names = ", ".join(s.camera for s in aside)
         found.append(f"{names}: look to the other side than their slots: is y to the right, or left taken for right?")
+    backward = [_the_other_way_round(frame, index, s) for index, s in enumerate(stances)]
+    inverted = [s for s, other in zip(stances, backward) if other is not None and other.off() + 10 < s.off()]
+    if not any(s.turned(_LOOKS[s.slot]) or not s.upright for s in inverted):
+        inverted = []
+    if inverted:
+        names = ", ".join(s.camera for s in inverted)
+        found.append(f"{names}: the rotation looks inverted: it must take camera axes into the vehicle, not back")
     if across:
         names = ", ".join(s.camera for s in seated)
         found.append(f"{names}: sit on the other side than they look to: is y to the right? It must be to the left")
     for index, one in enumerate(stances):
-        told = _turn(one, mirrored and one in aside), _seat(one, mirrored or across), _lens(frame, index, one.slot)
+        turn = _turn(one, one in inverted or (mirrored and one in aside))
+        told = turn, _seat(one, mirrored or across), _lens(frame, index, one.slot)
         found += [f"{one.camera}: {line}" for lines in told for line in lines]
     return found
 
 
+def _the_other_way_round(frame: CameraFrame, index: int, one: Stance) -> Stance | None:
+    """The camera with its rotation inverted, if it is then as its slot is."""
+    if one.slot not in _LOOKS:
+        return None
+    poses = frame.ego_from_camera.copy()
+    poses[index, :3, :3] = poses[index, :3, :3].T
+    other = stance(dataclasses.replace(frame, ego_from_camera=poses), index, one.slot)
+    return other if other.upright and not other.turned(_LOOKS[one.slot]) else None
+
+
 def _turn(one: Stance, known: bool) -> list[str]:
+    if known:
+        return []
+    quaternion = "and a quaternion x, y, z, w (quaternion_wxyz: the other order)"
     if abs(one.up) > 45:
         return [
             f"looks {abs(one.up):.0f} deg {'up' if one.up > 0 else 'down'}: is the rotation that of the optical "
-            "frame (x right, y down, z forward), and from camera to vehicle?"
+            f"frame (x right, y down, z forward), from camera to vehicle, {quaternion}?"
         ]
     if abs(one.roll) > 45:
-        return [f"its image is rolled by {one.roll:.0f} deg against the vehicle: see the axes"]
-    if one.slot not in _LOOKS or known or not one.turned(_LOOKS[one.slot]):
+        return [f"its image is rolled by {one.roll:.0f} deg against the vehicle: see the axes; is it {quaternion[4:]}?"]
+    if one.slot not in _LOOKS or not one.turned(_LOOKS[one.slot]):
         return []
     return [f"looks {direction(one.left)}, nuScenes' {one.slot} {direction(_LOOKS[one.slot])}: another slot?"]
 
@@ -123,9 +149,11 @@ def _turn(one: Stance, known: bool) -> list[str]:
 def _seat(one: Stance, known: bool) -> list[str]:
     lines = []
     x, y, z = one.place
+    if one.upright and _WIDE[one.aside] < abs(y) < 4 and abs(z) <= 0.2:
+        exchanged = "y (left) and z (up) exchanged?"
+        return [f"sits {abs(y):.2f} m to the {_side(y)} of the middle, {abs(z):.2f} m off the ground: {exchanged}"]
     if one.upright and abs(y) > max(_WIDE[one.aside], abs(x)):
-        looks = f"looks {direction(one.left)} but " if not one.aside else ""
-        lines.append(f"{looks}sits {abs(y):.2f} m to the {_side(y)} of the middle: x (ahead) and y (left) exchanged?")
+        lines.append(f"sits {abs(y):.2f} m to the {_side(y)} of the middle: x (ahead) and y (left) exchanged?")
     elif one.across and not known:
         lines.append(f"looks to the {_side(one.left)} but sits {abs(y):.2f} m to the {_side(y)}: is y to the left?")
     if not 0.2 < z < 4:

@@ -40,8 +40,7 @@ TO_FILL_IN = (
     "  cx, cy: the images' middle, unless a calibration found another point",
 )
 _STAND_INS: dict[str, Any] = {
-    "slot": "", "vehicle_from_camera": {"translation": [0.0] * 3, "looks_deg": [0.0] * 3}, "fx": 1.0, "fy": 1.0,
-    "translation": [0.0] * 3, "looks_deg": [0.0] * 3,
+    "slot": "", "fx": 1.0, "fy": 1.0, "translation": [0.0] * 3, "looks_deg": [0.0] * 3
 }  # fmt: skip
 """Values in the place of what is to be filled in, while the others are checked."""
 _FARTHEST = 30.0
@@ -92,11 +91,12 @@ class Distortion:
 
 @model
 class Extrinsics:
-    """The camera in the vehicle frame: metres, and a unit quaternion (x, y, z, w), a matrix of three rows, or
+    """The camera in the vehicle frame: metres, and a unit quaternion in either order, a matrix of three rows, or
     :func:`looking`'s angles."""
 
     translation: tuple[float, ...]
     quaternion_xyzw: tuple[float, ...] = ()
+    quaternion_wxyz: tuple[float, ...] = ()
     rotation: tuple[tuple[float, ...], ...] = ()
     looks_deg: tuple[float, ...] = ()
 
@@ -105,8 +105,12 @@ class Extrinsics:
         _require(len(given) == 3, f"translation must be 3 numbers (x, y, z in metres), got {given}")
         far = max(map(abs, given)) > _FARTHEST
         _require(not far, f"translation {given} is more than {_FARTHEST:g} m from the vehicle: give metres")
-        one = [bool(self.quaternion_xyzw), bool(self.rotation), bool(self.looks_deg)].count(True) == 1
-        _require(one, "needs one of quaternion_xyzw (x, y, z, w), rotation (three rows), looks_deg (left, up, roll)")
+        turns = self.quaternion_xyzw, self.quaternion_wxyz, self.rotation, self.looks_deg
+        _require(
+            sum(map(bool, turns)) == 1,
+            "needs one of quaternion_xyzw (x, y, z, w), quaternion_wxyz, rotation (three rows), "
+            "looks_deg (left, up, roll)",
+        )
         if self.looks_deg:
             given = list(self.looks_deg)
             _require(len(given) == 3, f"looks_deg must be 3 angles (left, up, roll in degrees), got {given}")
@@ -116,16 +120,17 @@ class Extrinsics:
             fault = rigid_fault(self.matrix)
             _require(not fault, f"rotation {rows} is no rotation: its rows must be orthonormal, right-handed")
         else:
-            given = list(self.quaternion_xyzw)
+            order = "xyzw" if self.quaternion_xyzw else "wxyz"
+            given = list(self.quaternion_xyzw or self.quaternion_wxyz)
             unit = len(given) == 4 and abs(np.linalg.norm(given) - 1) < 1e-2
-            _require(unit, f"quaternion_xyzw must be 4 numbers (x, y, z, w) of norm 1, got {given}")
+            _require(unit, f"quaternion_{order} must be 4 numbers ({', '.join(order)}) of norm 1, got {given}")
 
     @property
     def matrix(self) -> np.ndarray:
         """``[4, 4]``."""
-        if self.quaternion_xyzw:
-            x, y, z, w = self.quaternion_xyzw
-            return rigid(np.array([w, x, y, z]), np.array(self.translation))
+        if self.quaternion_xyzw or self.quaternion_wxyz:
+            wxyz = self.quaternion_wxyz or (self.quaternion_xyzw[3], *self.quaternion_xyzw[:3])
+            return rigid(np.array(wxyz), np.array(self.translation))
         transform = np.eye(4)
         transform[:3, :3] = self.rotation or looking(*self.looks_deg)
         transform[:3, 3] = self.translation
@@ -212,7 +217,11 @@ def load_rig(path: str | Path) -> Rig:
     Raises:
         ConfigError: one line that names the file, the camera, the key and its value.
     """
+    if not user_path(path).exists():
+        raise ConfigError(f"no such rig file: {path}; make one: bevnext rig template --help, or import --help")
     data = read_yaml(path, "rig file")
+    if isinstance(data, dict) and any(isinstance(v, dict) and "ros__parameters" in v for v in data.values()):
+        raise ConfigError(f"{path} is of a ROS node (ros__parameters), for --bag and --params; a rig file has cameras")
     listed = data.get("cameras") if isinstance(data, dict) else None
     for number, item in enumerate(listed if isinstance(listed, list) else [], 1):
         name = item.get("name", number) if isinstance(item, dict) else number

@@ -23,7 +23,7 @@ from bevnext_core.errors import ConfigError, DatasetError, FrameError, counted
 from bevnext_core.files import user_path
 from bevnext_core.frame import CameraFrame
 from bevnext_tools.rig.file import RigCamera, load_rig
-from bevnext_tools.rig.sources import Folder, NoImages, Source, open_source
+from bevnext_tools.rig.sources import IMAGES, VIDEOS, Folder, NoImages, Source, open_source
 from bevnext_tools.rig.stamps import Poses, seconds
 
 MissingCamera = Literal["skip", "mask"]
@@ -74,7 +74,7 @@ class RigReader:
         self.masked: Counter[str] = Counter()
         """Frames in which a camera of the rig was masked, by camera."""
         self._reason = ""
-        self._sources = {camera.name: self._source(camera, rate) for camera in self.cameras}
+        self._sources = {camera.name: self._source(camera, rate, str(rig)) for camera in self.cameras}
         self._rectifiers = {c.name: Rectifier(c.name, c.calibration, "rectify") for c in self.cameras}
         self._pool = ThreadPoolExecutor(max_workers=len(self.cameras), thread_name_prefix="rig")
         self._check_sizes(str(rig))
@@ -82,18 +82,24 @@ class RigReader:
         if not self._frames:
             raise DatasetError(f"{self.folder}: none of {self.total} frames can be used: {self._reason}")
 
-    def _source(self, camera: RigCamera, rate: float | None) -> Source:
+    def _source(self, camera: RigCamera, rate: float | None, rig: str) -> Source:
         try:
             return open_source(self.folder, camera.name, rate)
         except NoImages as error:
             if camera is self.anchor:
-                remedy = "its images make the frames: name another camera in rig.yaml with the key 'anchor'"
+                remedy = f"its images make the frames; where it has none, name another camera in {rig} with 'anchor'"
             elif self.missing == "mask":
-                self._reason = self._reason or f"{camera.name} has no images at all"
+                self._reason = self._reason or str(error)
                 return Folder(camera.name, [], [])
             else:
-                remedy = "take it out of rig.yaml, or give --missing-camera mask"
+                remedy = f"a camera without images is taken out of {rig}, or masked by --missing-camera mask"
             raise NoImages(f"{error}; {remedy}") from None
+
+    def unnamed(self) -> list[str]:
+        """Folders, videos and images beside those of the cameras, which the rig does not name."""
+        names = {camera.name for camera in self.cameras}
+        there = [path for path in sorted(self.folder.iterdir()) if path.name[0] != "." and path.stem not in names]
+        return [path.name for path in there if path.is_dir() or path.suffix.lower() in (*IMAGES, *VIDEOS)]
 
     @property
     def total(self) -> int:
@@ -135,7 +141,8 @@ class RigReader:
                 self._skip("missing_camera", stamp, f"the nearest image of {far[0]} is {nearest_s:.3f} s away")
             elif unposed and self.poses is not None:
                 first, last = map(seconds, (self.poses.stamps_ns[0], self.poses.stamps_ns[-1]))
-                self._skip("no_pose", stamp, f"{self.poses.path} goes from {first} to {last}")
+                hint = "" if any(stamps[name].any() for name in stamps) else ": photos without stamps have no poses"
+                self._skip("no_pose", stamp, f"{self.poses.path} goes from {first} to {last}{hint}")
             else:
                 frames.append((stamp, chosen))
         return frames

@@ -213,7 +213,7 @@ def write_example(reader: NuScenesReader, scene: str, out: Path) -> int:
             ego = _row(reader, "ego_pose", value("sample_data", row, "ego_pose_token"))
             w, *xyz = numbers("ego_pose", ego, "rotation", 4).tolist()
             poses[stamp] = [*numbers("ego_pose", ego, "translation", 3).tolist(), *xyz, w]
-    write_rig(out / "rig.yaml", cameras, f"from nuScenes, {scene}")
+    write_rig(out / "rig.yaml", cameras, f"from {scene} of a data set in the nuScenes format")
     lines = [f"{seconds(stamp)} {' '.join(map(repr, pose))}" for stamp, pose in sorted(poses.items())]
     (out / "poses.tum").write_text("# stamp x y z qx qy qz qw\n" + "\n".join(lines) + "\n")
     return len(copied)
@@ -227,7 +227,7 @@ def _camera(
     distortion: Mapping[str, Any] | None,
     vehicle_from_camera: np.ndarray | None,
 ) -> Camera:
-    placed: Any = PLACEHOLDER
+    placed: dict[str, Any] = {"translation": PLACEHOLDER, "looks_deg": PLACEHOLDER}
     if vehicle_from_camera is not None:
         w, x, y, z = Quaternion(matrix=vehicle_from_camera[:3, :3], atol=1e-3, rtol=0).elements.tolist()
         placed = {"translation": vehicle_from_camera[:3, 3].tolist(), "quaternion_xyzw": [x, y, z, w]}

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
 from bevnext_core.images import read_image
+from bevnext_core.strict import suggestion
 from bevnext_tools.rig.stamps import rows, stamp_in_name, stamp_ns
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_ORIENTATION = 0x0112
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")
 
 
@@ -32,8 +35,15 @@ class Folder:
         self.stamps_ns = [stamps[index] for index in order]
 
     def read(self, index: int) -> np.ndarray:
-        """``[H, W, 3]`` uint8 RGB. Raises FrameError."""
-        return read_image(self.files[index], self.camera)
+        """``[H, W, 3]`` uint8 RGB, upright: turned as its EXIF says, as viewers and OpenCV do. Raises FrameError."""
+        image = read_image(self.files[index], self.camera)
+        with Image.open(self.files[index]) as file:
+            orientation = file.getexif().get(_ORIENTATION, 1)
+        if orientation == 1:
+            return image
+        upright = Image.fromarray(image)
+        upright.getexif()[_ORIENTATION] = orientation
+        return np.array(ImageOps.exif_transpose(upright))
 
     def where(self, index: int) -> str:
         """What an image is called."""
@@ -106,9 +116,12 @@ def open_source(folder: Path, camera: str, rate: float | None) -> Source:
         return Folder(camera, single[:1], [0])
     if not videos:
         holds = ", ".join(path.name for path in there) or "nothing"
+        hint = suggestion([camera], [path.stem for path in there])
+        if other := next((path.name for end, path in own.items() if end != ".txt"), ""):
+            hint = f"; {other} is of no format that is read ({', '.join(IMAGES)})"
         raise NoImages(
             f"no images of camera '{camera}': no folder {directory}, video {directory}.mp4 or image {directory}.jpg; "
-            f"{folder} holds {holds[:300]}"
+            f"{folder} holds {holds[:300]}{hint}"
         )
     stamps = _video_stamps(videos[0])
     if rate:

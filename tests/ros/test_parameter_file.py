@@ -202,3 +202,10 @@ PATTERNS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 def test_any_sections_are_joined_as_rcl_joins_them(write, dds, sections):
     for place in ("", "/a", "/a/b"):
         assert_same(write("".join(section(*each) for each in sections)), place)
+
+
+def test_a_rig_file_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "rig.yaml"
+    path.write_text("cameras: []\n")
+    with pytest.raises(ConfigError, match="is no ROS parameter file .*; it is a rig file, for --images and --rig"):
+        ParameterFile.read(path)

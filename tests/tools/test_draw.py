@@ -217,6 +217,18 @@ def test_boxes_far_outside_or_not_finite_do_no_harm(bad: float) -> None:
     assert len(drawn(image))
 
 
+def test_a_note_is_written_beside_the_doubts() -> None:
+    found = detections(box(10.0, 1.0))
+    plain, noted = (draw_frame(frame(), found, camera_width=400, note=note) for note in ("", "of the weights"))
+    doubted = replace(found, info=replace(found.info, doubt="a doubt; of the weights"))
+    changed = np.argwhere((noted != plain).any(-1))
+    assert len(changed) and changed[:, 1].min() >= 1200
+    both = draw_frame(frame(), doubted, camera_width=400)
+    again = draw_frame(frame(), replace(found, info=replace(found.info, doubt="a doubt")), camera_width=400,
+                       note="of the weights")  # fmt: skip
+    np.testing.assert_array_equal(both, again)
+
+
 @pytest.mark.parametrize("motion", [0.0, 2.0])
 def test_where_no_camera_looks_is_what_projects_beside_the_image(motion: float) -> None:
     view, front = BevView(722, 50), frame(motion)  # a size that the coarser grid does not divide

@@ -305,7 +305,8 @@ def test_without_the_package_one_line_says_what_to_do(monkeypatch, capsys, tmp_p
     wanted = ["--dataroot", "d", "--checkpoint", "demo", "--out", str(tmp_path / "o"), "--rrd", str(tmp_path / "x.rrd")]
     assert main(["detect", *wanted]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("bevnext: error: --view and --rrd need the Python package rerun-sdk: `pip install ")
+    assert line.startswith("bevnext: error: --view and --rrd need the Python package rerun-sdk, which is not in ")
+    assert "`make setup` brings it, or `pip install rerun-sdk`" in line
 
 
 def test_an_unwritable_file_is_named(rr, tmp_path):

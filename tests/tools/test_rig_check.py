@@ -98,7 +98,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     # the camera's axes given for a frame with x forward: the commonest mistake
     ({"quaternion_xyzw": [0.0, 0.0, 0.0, 1.0]}, "looks 90 deg up: is the rotation that of the optical frame"),
     # vehicle to camera in place of camera to vehicle
-    ({"quaternion_xyzw": turned_left(OPTICAL.inverse)}, "its image is rolled by 90 deg against the vehicle"),
+    ({"quaternion_xyzw": turned_left(OPTICAL.inverse)}, "the rotation looks inverted: it must take camera axes"),
     ({"quaternion_xyzw": turned_left(Quaternion(axis=[0, 0, 1], degrees=90) * OPTICAL)}, "looks 90 deg to the left, "),
     ({"translation": [1.5, 0, -0.2]}, "sits 0.20 m below the ground: the vehicle's origin is on the ground"),
 ]

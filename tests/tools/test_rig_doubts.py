@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from pyquaternion import Quaternion
 
 from bevnext_core.frame import CameraFrame
 from bevnext_tools.rig.check import round_the_vehicle
@@ -95,11 +97,19 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
     ),
     "x and y": (
         of("front", at=[0.01, 1.71, 1.51]),
-        ["front: looks straight ahead but sits 1.71 m to the left of the middle: x (ahead) and y (left) exchanged?"],
+        ["front: sits 1.71 m to the left of the middle: x (ahead) and y (left) exchanged?"],
     ),
     "x and y of a side": (
         of("front_right", at=[-0.5, 1.55, 1.5]),
         ["front_right: sits 1.55 m to the left of the middle: x (ahead) and y (left) exchanged?"],
+    ),
+    "y and z": (
+        of("front", at=[1.71, 1.51, 0.01]),
+        ["front: sits 1.51 m to the left of the middle, 0.01 m off the ground: y (left) and z (up) exchanged?"],
+    ),
+    "y and z behind": (
+        of("back", at=[0.04, 1.57, 0.0]),
+        ["back: sits 1.57 m to the left of the middle, 0.00 m off the ground: y (left) and z (up) exchanged?"],
     ),
     "cx and cy": (
         of("front", centre=[491.0, 816.0]),
@@ -113,6 +123,25 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
     "narrow": (of("back", fx=1266.0), ["back: sees 65 deg across, nuScenes' CAM_BACK 89: is fx that of these images?"]),
     "own slot": (of("front", slot="OWN", fx=500.0, looks=[-70, 0, 0]), []),
 }
+
+
+def test_inverted_rotations_are_named_together() -> None:
+    frame, slots = frame_of()
+    poses = frame.ego_from_camera.copy()
+    poses[:, :3, :3] = poses[:, :3, :3].transpose(0, 2, 1)
+    (line,) = doubts(dataclasses.replace(frame, ego_from_camera=poses), slots)
+    assert line.startswith(f"{', '.join(RIGHT)}: the rotation looks inverted: it must take camera axes")
+
+
+def test_a_quaternion_in_the_other_order_is_asked_for() -> None:
+    """Where it can be told: of a camera straight ahead all four numbers are one half."""
+    frame, slots = frame_of()
+    poses = frame.ego_from_camera.copy()
+    for pose in poses:
+        pose[:3, :3] = Quaternion(np.roll(Quaternion(matrix=pose[:3, :3]).elements, 1)).rotation_matrix
+    found = doubts(dataclasses.replace(frame, ego_from_camera=poses), slots)
+    told = [line for line in found if "a quaternion x, y, z, w (quaternion_wxyz: the other order)?" in line]
+    assert len(told) >= 4 and told == found
 
 
 @pytest.mark.parametrize("kind", WRONG)

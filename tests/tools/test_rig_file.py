@@ -73,6 +73,24 @@ def test_a_matrix_says_the_same_as_a_quaternion(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_rig(path).cameras[1].vehicle_from_camera.matrix, quaternion)
 
 
+def test_a_quaternion_in_the_order_of_nuscenes(tmp_path: Path) -> None:
+    expected = load_rig(written(tmp_path, lambda camera: None)).cameras[1].vehicle_from_camera
+
+    def reorder(camera: dict[str, Any]) -> None:
+        x, y, z, w = camera["vehicle_from_camera"].pop("quaternion_xyzw")
+        camera["vehicle_from_camera"]["quaternion_wxyz"] = [w, x, y, z]
+
+    found = load_rig(written(tmp_path, reorder)).cameras[1].vehicle_from_camera
+    np.testing.assert_array_equal(found.matrix, expected.matrix)
+
+
+def test_other_files_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such rig file: .*; make one: bevnext rig template --help"):
+        load_rig(tmp_path / "rig.yaml")
+    with pytest.raises(ConfigError, match=r"detector.yaml is of a ROS node \(ros__parameters\), for --bag"):
+        load_rig(ROOT / "config" / "detector.yaml")
+
+
 def test_angles_say_where_a_camera_looks(tmp_path: Path) -> None:
     def axes(*angles: float) -> np.ndarray:
         camera = load_rig(written(tmp_path, turned_by(list(angles)))).cameras[1]
@@ -116,7 +134,7 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "millimetres": (placed(translation=[1500, 0, 1200]), "translation [1500.0, 0.0, 1200.0] is more than 30 m"),
     "two": (placed(translation=[1, 2]), "translation must be 3 numbers (x, y, z in metres), got [1.0, 2.0]"),
     "quaternion": (placed(quaternion_xyzw=[1, 1, 0, 0]), "must be 4 numbers (x, y, z, w) of norm 1, got [1.0, 1.0,"),
-    "both": (placed(rotation=[[1, 0, 0], [0, 1, 0], [0, 0, 1]]), "needs one of quaternion_xyzw (x, y, z, w), rota"),
+    "both": (placed(rotation=[[1, 0, 0], [0, 1, 0], [0, 0, 1]]), "needs one of quaternion_xyzw (x, y, z, w), quat"),
     "mirror": (turned([[1, 0, 0], [0, 1, 0], [0, 0, -1]]), "is no rotation: its rows must be orthonormal"),
     "scaled": (turned([[2, 0, 0], [0, 1, 0], [0, 0, 1]]), "rotation [[2.0, 0.0, 0.0], "),
     "rows": (turned([[1, 0, 0], [0, 1, 0]]), "rotation must be 3 rows of 3 numbers"),

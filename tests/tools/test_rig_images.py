@@ -236,20 +236,59 @@ def test_a_video_per_camera(recording: Path) -> None:
 
 def test_no_images_of_a_camera_is_one_line(recording: Path) -> None:
     (recording / "images" / "left").rename(recording / "images" / "lefd")
-    with pytest.raises(DatasetError, match=r"no images of camera 'left': .*left.jpg; .* back, front, lefd, right"):
+    with pytest.raises(DatasetError, match=r"of camera 'left': .*left.jpg; .* back, front, lefd, right; did you mean"):
+        reader_of(recording)
+    (recording / "images" / "lefd").rename(recording / "gone")
+    (recording / "images" / "left.heic").write_bytes(b"heic")
+    with pytest.raises(DatasetError, match=r"; left.heic is of no format that is read \(.jpg, .*, .webp\); a camera"):
+        reader_of(recording)
+
+
+def test_what_the_rig_does_not_name_is_told(recording: Path) -> None:
+    assert reader_of(recording).unnamed() == []
+    (recording / "images" / "roof").mkdir()
+    (recording / "images" / "rear.jpg").write_bytes(b"")
+    (recording / "images" / "notes.txt").write_text("")
+    assert reader_of(recording).unnamed() == ["rear.jpg", "roof"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_exif_says(orientation: int, recording: Path) -> None:
+    """As OpenCV reads it, which calibrations are made with."""
+    pixels = np.random.default_rng(orientation).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    stored = pixels if orientation < 5 else np.ascontiguousarray(pixels.transpose(1, 0, 2))
+    for path in (recording / "images" / "left").iterdir():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(stored).save(path, exif=exif)
+    image = frames_of(reader_of(recording))[0].images[SLOTS[1]]
+    np.testing.assert_array_equal(image, cv2.imread(str(path))[..., ::-1])
+    assert np.array_equal(image, stored) == (orientation == 1)
+
+
+def test_photos_without_stamps_have_no_poses(recording: Path) -> None:
+    for name in SLOT:
+        folder = recording / "images" / name
+        next(folder.iterdir()).rename(recording / "images" / f"{name}.png")
+        folder.rename(recording / name)
+    with pytest.raises(DatasetError, match=r"poses.tum goes from .*: photos without stamps have no poses"):
+        reader_of(recording)
+    poses = recording / "poses.tum"
+    poses.write_text("stamp x y z qx qy qz qw\n" + poses.read_text())
+    with pytest.raises(DatasetError, match=r"line 1: .*got 'stamp x y z qx qy qz qw': a header begins with #"):
         reader_of(recording)
 
 
 def test_a_camera_without_images_is_masked_when_that_is_wanted(recording: Path) -> None:
     (recording / "images" / "left").rename(recording / "gone")
-    remedy = "no images of camera 'left': .*; take it out of rig.yaml, or give --missing-camera mask"
+    remedy = "no images of camera 'left': .*; a camera without images is taken out of .*rig.yaml, or masked by"
     with pytest.raises(DatasetError, match=remedy):
         reader_of(recording)
     reader = reader_of(recording, missing="mask")
     assert [np.flatnonzero(frame.valid).tolist() for frame in frames_of(reader)] == [sorted(SLOTS[:1] + SLOTS[2:])] * 3
-    assert reader.remarks() == "masked: left in 3 frames; the first: left has no images at all"
+    assert reader.remarks().startswith("masked: left in 3 frames; the first: no images of camera 'left': no folder ")
     (recording / "images" / "front").rename(recording / "front")  # the anchor cannot be masked
-    with pytest.raises(DatasetError, match=r"'front': .* name another camera in rig.yaml with the key 'anchor'"):
+    with pytest.raises(DatasetError, match=r"'front': .* name another camera in .*rig.yaml with 'anchor'"):
         reader_of(recording, missing="mask")
 
 
@@ -271,7 +310,8 @@ def test_the_command_warns_of_what_a_rig_is_suspected_of(
     change_rig(recording, vehicle_from_camera={"translation": [1.5, 0, 1.5], "looks_deg": [55, 0, 90]})
     assert detect(recording, checkpoint, tmp_path / "out", "--no-pictures") == 0
     warned = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert warned == ["bevnext: warning: left: its image is rolled by 90 deg against the vehicle: see the axes"]
+    (line,) = warned
+    assert line.startswith("bevnext: warning: left: its image is rolled by 90 deg against the vehicle: see the axes")
 
 
 def test_the_command_writes_lines_and_pictures_and_says_what_it_left_out(
@@ -281,7 +321,9 @@ def test_the_command_writes_lines_and_pictures_and_says_what_it_left_out(
     options = ("--poses", recording / "poses.tum", "--missing-camera", "mask")
     assert detect(recording, checkpoint, tmp_path / "out", *options) == 0
     said = capsys.readouterr()
-    assert "3 frames" in said.out and "detections.jsonl" in said.out
+    (told,) = re.findall(r"3 frames, (\d+) boxes \((\d+) from 0.3 on, no thing twice: those are drawn\) -> ", said.out)
+    assert 0 < int(told[1]) <= int(told[0]) == sum(len(line["boxes"]) for line in lines_of(tmp_path / "out"))
+    assert "detections.jsonl" in said.out and "the demo's weights" not in said.err
     assert "note: the rig has no CAM_BACK_LEFT, CAM_BACK_RIGHT: the network sees nothing there" in said.err
     assert "warning: masked: back in 1 frame; the first: back (" in said.err
     assert [line["stamp_ns"] for line in lines_of(tmp_path / "out")] == [stamp_of("front", n) for n in range(3)]

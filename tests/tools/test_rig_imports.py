@@ -85,11 +85,18 @@ def test_what_camera_info_does_not_tell_is_refused_by_name(
     out = tmp_path / "rig.yaml"
     assert rig_import(out, "--camera-info", info) == 0
     said = capsys.readouterr().out
-    assert said == f"1 camera -> {out}; fill in narrow_stereo: slot, narrow_stereo: vehicle_from_camera\n"
+    assert said == f"1 camera -> {out}; fill in " + ", ".join(
+        f"narrow_stereo: {key}" for key in ("slot", "vehicle_from_camera.translation", "vehicle_from_camera.looks_deg")
+    ) + "\n"
+    assert "#   looks_deg: [left of straight ahead" in out.read_text()
     with pytest.raises(ConfigError, match="camera 'narrow_stereo': 'slot' is still FILL_IN"):
         load_rig(out)
+    before = out.read_text()
+    assert rig_import(out, "--camera-info", info, "--slot", "narrow_stereo=CAM_BACK") == 2
+    assert "is there already: it may have been filled in" in capsys.readouterr().err and out.read_text() == before
+    out.unlink()
     assert rig_import(out, "--camera-info", info, "--slot", "narrow_stereo=CAM_BACK") == 0
-    with pytest.raises(ConfigError, match="camera 'narrow_stereo': 'vehicle_from_camera' is still FILL_IN"):
+    with pytest.raises(ConfigError, match=r"'vehicle_from_camera.translation' is still FILL_IN: measure"):
         load_rig(out)
 
 
