@@ -207,5 +207,5 @@ def test_any_sections_are_joined_as_rcl_joins_them(write, dds, sections):
 def test_a_rig_file_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "rig.yaml"
     path.write_text("cameras: []\n")
-    with pytest.raises(ConfigError, match="is no ROS parameter file .*; it is a rig file, for --images and --rig"):
+    with pytest.raises(ConfigError, match=r"is no ROS parameter file .*; it is a rig file, for --images and --rig"):
         ParameterFile.read(path)
