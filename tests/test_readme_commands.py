@@ -27,7 +27,6 @@ NOT_RUN = {
     "make test": "runs this test",
     "make demo": "tests/test_packaging.py sees what it calls, tests/world/test_demo.py tests that",
     ".venv/bin/bevnext weights get ": "uses the network; tests/core/test_weights.py has a server of its own",
-    ".venv/bin/bevnext rig check ": "needs images; tests/tools/test_rig_check.py has them",
     ".venv/bin/bevnext detect --images ": "needs images and poses; tests/tools/test_rig_images.py has them",
     ".venv/bin/bevnext detect --bag ": "needs a recording; tests/ros/test_bag_detect.py has them",
     "rosdep ": "installs packages from the network",
