@@ -136,7 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser = Parser(prog=f"bevnext {name}", description=COMMANDS[name].summary)
         module = add_options(parser, name)
-        given = parser.parse_args(arguments[1:])
+        given, unknown = parser.parse_known_args(arguments[1:])
+        if unknown:
+            parser.prog += f" {given.part}" if getattr(given, "part", "") else ""  # its help has the options
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         use_threads(getattr(given, "threads", None) or None)  # 0, too: as many as there are
         with _saying(given.quiet, given.verbose):
             _log.debug("bevnext_ros %s, Python %s in %s", version("bevnext_ros"), sys.version.split()[0], sys.prefix)

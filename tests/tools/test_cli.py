@@ -55,6 +55,19 @@ def test_no_command_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> N
     assert err == f"bevnext: error: unknown command 'xyz'; there are {', '.join(sorted(COMMANDS))}\n"
 
 
+def test_an_unknown_option_is_told_with_the_command_whose_help_has_the_options(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["rig", "import", "--camera-info", "a=a.yaml", "--vehicle-from-camera", "a=0 0 1", "b=0", "--out", "x"]
+    for arguments, command in ((given, "rig import"), (["weights", "--bogus"], "weights")):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"bevnext {command}: error: unrecognized arguments: ")
+        assert line.endswith(f" (bevnext {command} --help shows the options)")
+
+
 @pytest.mark.parametrize(
     ("package", "command"),
     [("bevnext_world", "demo"), ("bevnext_ros", "play"), ("bevnext_benchmarks", "benchmark")],
