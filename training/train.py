@@ -87,12 +87,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 # ------------------------------------------------------------------------------------------------- data
+def dataroots(options: argparse.Namespace) -> list[str]:
+    """The data sets that are one here."""
+    return [options.dataroot] if isinstance(options.dataroot, str) else options.dataroot
+
+
 def open_data(config: ModelConfig, options: argparse.Namespace, processes: Processes) -> TrainingDataset:
     """The samples of the split, or runs of them. Rank 0 builds the index where it must be, the others read it."""
     if not processes.is_main:
         processes.barrier()
-    roots = [options.dataroot] if isinstance(options.dataroot, str) else options.dataroot
-    indexes = [open_index(root, options.version, options.index_dir, sys.stderr.isatty(), config) for root in roots]
+    progress = sys.stderr.isatty()
+    indexes = [open_index(r, options.version, options.index_dir, progress, config) for r in dataroots(options)]
     if processes.is_main:
         processes.barrier()
     part = config.training.part
@@ -275,7 +280,8 @@ def train(config: ModelConfig, options: argparse.Namespace, processes: Processes
 
     def write_weights(name: str) -> None:
         if processes.is_main:
-            origin = TrainedOn.today(f"{data.index.dataroot.name} {data.index.version}", data.index.intrinsics)
+            names = ", ".join(Path(root).resolve().name for root in dataroots(options))
+            origin = TrainedOn.today(f"{names} {data.index.version}", data.told_intrinsics())
             beside, average = forward.beside_the_network(), run.ema.state | frozen_state(network)
             save_checkpoint(work_dir / f"{name}.safetensors", network.state_dict() | beside, config, origin)
             save_checkpoint(work_dir / f"{name}_ema.safetensors", average | beside, config, origin)

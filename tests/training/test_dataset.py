@@ -242,6 +242,9 @@ def test_enlarged_cameras_look_the_same_and_are_told_otherwise(dataroot: Path) -
         factors += factor.tolist()
         # the centre of a pixel is at a whole coordinate: the image's edge at -0.5 stays at the edge
         np.testing.assert_allclose((k[:, 0, 2] + 0.5) / factor, was[:, 0, 2] + 0.5, rtol=1e-5)
+    focal = plain.told_intrinsics()[:, 0, 0], large.told_intrinsics()[:, 0, 0]
+    # what the weights say of themselves
+    assert focal[1].min() == focal[0].min() and focal[1].max() == 4 * focal[0].max()
     assert 1 <= min(factors) < 1.6 and 2.5 < max(factors) <= 4 and len(set(factors)) == 18
 
 

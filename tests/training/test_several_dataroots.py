@@ -78,3 +78,4 @@ def test_a_run_takes_several_folders(indexes: list[DatasetIndex], shared: str, t
     origin = trained_on(tmp_path / "run" / "epoch_1.safetensors")
     focal = [index.intrinsics[..., 0, 0] for index in indexes]
     assert origin is not None and origin.focal_lengths == pytest.approx((focal[0].min(), focal[1].max()))
+    assert origin.data == "small, large v1.0-mini"

@@ -219,9 +219,22 @@ class TrainingDataset(Dataset):
         if training.augmentation and training.bev_augmentation:
             bev = draw_bev_augmentation(rng)
         if training.augmentation and training.largest_width:
-            factors = np.maximum(training.largest_width / self.index.image_sizes[frame][:, 0], 1.0)
+            factors = self._enlargement(self.index.image_sizes[frame])
             images = [replace(draw, enlarged=float(k ** rng.uniform())) for draw, k in zip(images, factors)]
         return images, bev
+
+    def _enlargement(self, sizes: np.ndarray) -> np.ndarray:
+        """How many times as wide each camera's images are taken for at most; ``sizes [..., 2]``."""
+        return np.maximum(self.config.training.largest_width / sizes[..., 0], 1.0)
+
+    def told_intrinsics(self) -> np.ndarray:
+        """``[M, 3, 3]``: of the recorded cameras, and of the largest that the network is told they are."""
+        plain, sizes = self.index.intrinsics.reshape(-1, 3, 3), self.index.image_sizes.reshape(-1, 2)
+        if not self.config.training.augmentation:
+            return plain
+        larger = plain.copy()
+        larger[:, :2] *= self._enlargement(sizes)[:, None, None]
+        return np.concatenate([plain, larger])
 
     def alone(self, frame: int) -> tuple[Tensor, CameraGeometry]:
         """A frame without augmentation: its canvas ``[1, N, H, W, 3]`` and its cameras at its own instant (F = 1)."""
