@@ -188,7 +188,8 @@ def format_table(evaluation: Evaluation) -> str:
     """The per-class table and the totals, as text. A dash stands where nuScenes defines no error."""
     summary = evaluation.summary
     part = f", scenes {', '.join(evaluation.scenes)} only: not comparable" if evaluation.scenes else ""
-    lines = [f"nuScenes {evaluation.eval_set}{part}: {evaluation.samples} samples, {evaluation.boxes} boxes"]
+    counted = f"{evaluation.samples} key frames, {evaluation.boxes} boxes"
+    lines = [f"by nuScenes' metric, {evaluation.eval_set}{part}: {counted}"]
     if evaluation.ignored:
         lines.append(f"({evaluation.ignored} samples of the submission are outside it and were not scored)")
     lines += ["", f"{'class':<21}{'AP':>7}" + "".join(f"{short:>7}" for short in ERROR_NAMES.values())]
