@@ -18,7 +18,8 @@
 PYTHON ?= python3
 VENV := .venv
 
-# `make test`: two test processes with one computing thread each; PYTEST_ARGS adds arguments to pytest.
+# `make test`: test processes with one computing thread each, and one more for the node's tests, which mostly wait;
+# PYTEST_ARGS adds arguments to pytest, and where they choose tests only these run.
 JOBS ?= 2
 THREADS ?= 1
 TIMEOUT ?= 900

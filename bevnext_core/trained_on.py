@@ -24,8 +24,8 @@ class TrainedOn:
     """
     Attributes:
         data: name of the data set, and how much of it.
-        focal_lengths: the shortest and the longest of its cameras, in pixels of the recorded images: the depth network
-            is told them and has learned what things look like with these.
+        focal_lengths: the shortest and the longest that the depth network was told, in pixels of the recorded images
+            or of those that they were taken for: it has learned what things look like with these.
         revision: version of this project; date: of the end of training, ISO 8601. Empty: not known.
     """
 

@@ -6,8 +6,9 @@
 
 Every check runs even if one before it failed. ruff, mypy and import-linter count as one check each,
 beside the tests. The node's tests mostly wait, so that they run in one process beside the others, which compute, and
-their output comes after theirs; Jazzy's and those on numpy 1 follow them. Jazzy's packages are in .venv/jazzy, numpy 1
-is in .venv/numpy1; continuous integration fails where they are not.
+their output comes after theirs; Jazzy's and those on numpy 1 follow them. Where pytest's arguments choose tests
+(a path, -k, -m, --lf), only these run, all in one go. Jazzy's packages are in .venv/jazzy, numpy 1 is in .venv/numpy1;
+continuous integration fails where they are not.
 The exit code is 0 only if nothing failed and tests were run to their end.
 """
 
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # not below build/, where `colcon test-result` would count it too
 REPORTS = ROOT / ".checks"
 JAZZY = Path(sys.prefix) / "jazzy" / "bin" / "python"
+Result = tuple[tuple[int, int, int], str]
+Run = Callable[..., Result]
 WAITING = "tests/ros"
 # two large files: their tests are shared out one by one
 JAZZY_TESTS = ["--dist", "worksteal", "-m", "ros and not slow", WAITING]
@@ -57,6 +61,11 @@ def clean_environment() -> dict[str, str]:
     return env
 
 
+def chooses(argument: str) -> bool:
+    """Whether an argument of pytest chooses some of the tests."""
+    return argument.startswith(("-k", "-m", "--lf", "--last-failed")) or (ROOT / argument.partition("::")[0]).exists()
+
+
 def read_report(path: Path) -> tuple[int, int, int]:
     """(passed, failed, skipped) of a JUnit report; errors of set-up and tear-down count as failed."""
     passed = failed = skipped = 0
@@ -72,7 +81,7 @@ def read_report(path: Path) -> tuple[int, int, int]:
 
 def run_tests(
     name: str, *arguments: str, python: str = sys.executable, output: IO[str] | None = None
-) -> tuple[tuple[int, int, int], str]:
+) -> Result:
     """(passed, failed, skipped) of pytest's run, and what is wrong with it, if anything."""
     report = REPORTS / f"{name}.xml"
     report.unlink(missing_ok=True)
@@ -81,6 +90,42 @@ def run_tests(
     counts = read_report(report) if report.is_file() else (0, 0, 0)
     known = {0: "", 1: name, 5: f"{name} found no tests"}
     return counts, known.get(code, f"{name} (ended with exit code {code})")
+
+
+def tests_beside(arguments: list[str]) -> tuple[list[Run], list[str]]:
+    """The runs that go beside that of most tests, and what is missing."""
+    runs = [partial(run_tests, "pytest-ros", *arguments, WAITING)]
+    distribution, ci = os.environ.get("ROS_DISTRO"), os.environ.get("CI")
+    missing = []
+    if distribution:
+        print(f"the node's tests run on ROS {distribution}, which is active, not on Jazzy's packages")
+    elif JAZZY.is_file():
+        runs.append(partial(run_tests, "pytest-jazzy", *arguments, *JAZZY_TESTS, python=str(JAZZY)))
+    elif ci:
+        missing.append(f"no Jazzy in {JAZZY.parents[1]}")
+    if NUMPY_1.is_file():
+        runs.append(partial(run_tests, "pytest-numpy1", *arguments, *NUMPY_1_TESTS, python=str(NUMPY_1)))
+    elif ci and sys.version_info < (3, 13) and not distribution:
+        missing.append(f"no numpy 1 in {NUMPY_1.parents[1]}")
+    return runs, missing
+
+
+def run_side_by_side(first: Run, others: list[Run]) -> list[Result]:
+    """What ``first`` gives, and the others beside it, one after another; what these say is told at the end."""
+    log = REPORTS / "beside.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output, ThreadPoolExecutor(1) as executor:
+        waiting = [executor.submit(other, output=output) for other in others]
+        try:
+            results = [first()]
+            print(f"now those beside, which say it in {os.path.relpath(log, ROOT)} until they end", flush=True)
+            return [*results, *(one.result() for one in waiting)]
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)  # what has not begun is left
+            raise
+        finally:
+            output.flush()
+            print(log.read_text(errors="replace"))
 
 
 def main() -> int:
@@ -104,38 +149,17 @@ def main() -> int:
             failed += 1
             trouble.append(name)
 
-    distribution = os.environ.get("ROS_DISTRO")
-    beside = []
-    if not only:
-        beside.append(partial(run_tests, "pytest-ros", *arguments, "-n", "1", WAITING))
-    if only != "lint":
-        if distribution:
-            print(f"the node's tests run on ROS {distribution}, which is active, not on Jazzy's packages")
-        elif JAZZY.is_file():
-            processes = [] if only else ["-n", "1"]
-            beside.append(
-                partial(run_tests, "pytest-jazzy", *arguments, *processes, *JAZZY_TESTS, python=str(JAZZY))
-            )
-        elif os.environ.get("CI") or only:
-            trouble.append(f"no Jazzy in {JAZZY.parents[1]}")
-    if not only and NUMPY_1.is_file():
-        beside.append(
-            partial(run_tests, "pytest-numpy1", *arguments, "-n", "1", *NUMPY_1_TESTS, python=str(NUMPY_1))
-        )
-    elif not only and os.environ.get("CI") and sys.version_info < (3, 13) and not distribution:
-        trouble.append(f"no numpy 1 in {NUMPY_1.parents[1]}")
-
     runs = []
-    if only:
-        runs = [start() for start in beside]
-    else:
-        log = REPORTS / "beside.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as output, ThreadPoolExecutor(1) as executor:
-            others = [executor.submit(start, output=output) for start in beside]
-            runs.append(run_tests("pytest", *arguments, f"--ignore={WAITING}"))
-            runs += [other.result() for other in others]
-        print(log.read_text(errors="replace"))
+    if not only and any(map(chooses, arguments)):
+        runs.append(run_tests("pytest", *arguments))
+    elif not only:
+        others, missing = tests_beside([*arguments, "-n", "1", "-p", "no:cacheprovider"])
+        trouble += missing
+        runs += run_side_by_side(partial(run_tests, "pytest", *arguments, f"--ignore={WAITING}"), others)
+    elif only == "jazzy" and JAZZY.is_file():
+        runs.append(run_tests("pytest-jazzy", *arguments, *JAZZY_TESTS, python=str(JAZZY)))
+    elif only == "jazzy":
+        trouble.append(f"no Jazzy in {JAZZY.parents[1]}")
     for counts, wrong in runs:
         passed, failed, skipped = passed + counts[0], failed + counts[1], skipped + counts[2]
         trouble += [wrong] if wrong else []

@@ -90,7 +90,7 @@ def _requirement(name: str, version: str, python: str, machine: str, base: str, 
 
 def choose_torch(wanted: str, pins: Path) -> tuple[str, str]:
     """(``cpu``, its two requirements), or (``cuda``, nothing); says what will be downloaded."""
-    reason = "wanted with TORCH=cuda" if wanted == "cuda" else "there is an NVIDIA driver"
+    reason = "wanted with TORCH=cuda" if wanted == "cuda" else "there is an NVIDIA driver; less with TORCH=cpu"
     if wanted == "cpu" or (not wanted and not has_nvidia_driver()):
         python = "cp{}{}".format(*sys.version_info)
         index = os.environ.get("TORCH_INDEX") or TORCH_INDEX
@@ -99,9 +99,9 @@ def choose_torch(wanted: str, pins: Path) -> tuple[str, str]:
             say(f"PyTorch's CPU builds, from {index}")
             return "cpu", pair
         except NoPairError as error:
-            reason = f"no CPU builds: {error}"
+            reason = f"no CPU builds: {error}; TORCH_INDEX=... says where else they are"
     size = megabytes(pins)
-    hint = "" if wanted else "; less with CPU builds, TORCH_INDEX=... says where they are: docs/installation.md"
+    hint = "" if wanted else ": docs/installation.md"
     say(f"PyTorch with CUDA, {size / 1000:.1f} GB to download, {-(-size // 1200)} minutes at 20 MB/s ({reason}{hint})")
     return "cuda", ""
 

@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -263,11 +265,13 @@ def test_all_tests_run_those_on_jazzy_and_on_numpy_1_too(monkeypatch, run_checks
     assert re.search(r"setup_environment.py jazzy.*--jazzy-only -n", make_dry("test-jazzy"), re.DOTALL)
     called = []
 
+    codes = {}
+
     def run(*arguments, python=sys.executable, output=None):
         called.append((python, arguments))
         if output:
             output.write(f"said by {python}")
-        return 0
+        return codes.get(python, 0)
 
     monkeypatch.setattr(run_checks, "run", run)
     monkeypatch.setattr(run_checks, "REPORTS", tmp_path)
@@ -290,11 +294,20 @@ def test_all_tests_run_those_on_jazzy_and_on_numpy_1_too(monkeypatch, run_checks
     # what waits beside what computes, and together everything once
     ros, others = sorted(a[2:] for python, a in called if python == sys.executable and "pytest" in a)
     assert others == ("--junitxml=" + os.path.relpath(tmp_path / "pytest.xml", ROOT), "-n", "2", "--ignore=tests/ros")
-    assert ros[1:] == ("-n", "2", "-n", "1", "tests/ros")
+    assert ros[1:] == ("-n", "2", "-n", "1", "-p", "no:cacheprovider", "tests/ros")
     (jazzy, arguments), (numpy1, tests) = (call for call in called if call[0] != sys.executable)
     assert jazzy == str(run_checks.JAZZY) and arguments[-3:] == ("-m", "ros and not slow", "tests/ros")
     assert numpy1 == str(run_checks.NUMPY_1) and " ".join(tests).endswith(" ".join(run_checks.NUMPY_1_TESTS))
     assert all((ROOT / name).is_file() for name in run_checks.NUMPY_1_TESTS[2:])
+    codes[str(run_checks.JAZZY)] = 1
+    assert run_checks.main() == 1
+    assert "failed: pytest-jazzy\n" in capsys.readouterr().out
+    codes.clear()
+    monkeypatch.setattr(sys, "argv", ["run_checks", "-n", "2", "tests/core/test_boxes.py::test_x"])
+    called.clear()
+    assert run_checks.main() == 0
+    assert [a[3:] for _, a in called if "pytest" in a] == [("-n", "2", "tests/core/test_boxes.py::test_x")]
+    monkeypatch.setattr(sys, "argv", ["run_checks", "-n", "2"])
     run_checks.NUMPY_1.unlink()
     assert run_checks.main() == 1
     # numpy 1 has no build for it
@@ -304,6 +317,32 @@ def test_all_tests_run_those_on_jazzy_and_on_numpy_1_too(monkeypatch, run_checks
     monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join([f"{sys.prefix}/lib", "/opt/cuda"]))
     clean = run_checks.clean_environment()
     assert clean["LD_LIBRARY_PATH"] == "/opt/cuda" and "_ROS_WHEELS_BOOTSTRAP_COMPLETE" not in clean
+
+
+def test_no_more_is_begun_beside_what_is_interrupted(run_checks, monkeypatch, tmp_path):
+    monkeypatch.setattr(run_checks, "REPORTS", tmp_path)
+    begun, over = threading.Event(), threading.Event()
+    ran = []
+
+    def first(output=None):
+        assert begun.wait(60)
+        over.set()
+        raise KeyboardInterrupt
+
+    def beside(name):
+        def started(output):
+            ran.append(name)
+            begun.set()
+            assert over.wait(60)
+            time.sleep(0.2)
+            output.write(f"{name} has run")
+            return (1, 0, 0), ""
+
+        return started
+
+    with pytest.raises(KeyboardInterrupt):
+        run_checks.run_side_by_side(first, [beside("one"), beside("two")])
+    assert ran == ["one"]
 
 
 def test_summary_counts_every_case_once(tmp_path, run_checks):

@@ -49,6 +49,8 @@ class DetectSummary:
 
 
 COMPUTES = True
+SYNTHETIC = "this project's synthetic world"
+"""How the demo's weights begin to tell what they were trained on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +165,8 @@ def _detect_in_images(args: argparse.Namespace, out: Path, view: View | None) ->
     reader, detector = reader_and_detector(args.checkpoint, made, args.device, **_detector_overrides(args))
     stepped: FrameDetector = detector
     told = detector.trained_on
-    synthetic = "the demo's weights know the synthetic world only" if told and "synthetic" in told.data else ""
+    made_up = told is not None and told.data.startswith(SYNTHETIC)
+    synthetic = "the demo's weights know the synthetic world only" if made_up else ""
     if synthetic:
         print(f"bevnext: note: {synthetic}: real photos take --checkpoint bevnext-r50-stage2", file=sys.stderr)
     if not args.poses:

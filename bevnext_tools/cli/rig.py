@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bevnext_core.errors import BevnextError, counted
 from bevnext_tools.cli.dataset import IMAGES_HELP, add_output_arguments, output_folder
+from bevnext_tools.cli.rig_options import tell_unnamed
 
 if TYPE_CHECKING:
     from bevnext_core.datasets.nuscenes import NuScenesReader
@@ -69,7 +70,8 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vehicle-from-camera", action="append", default=[], metavar="'NAME=x y z qx qy qz qw'",
         help="with --camera-info, once per camera: where it sits; six numbers: x y z left up roll, in m and deg; "
         "without it the file has a gap to fill in")  # fmt: skip
-    add("--vehicle-from-cam0", metavar="'x y z qx qy qz qw'", help="with --kalibr: where its first camera sits")
+    first = "with --kalibr: where its first camera sits; or six numbers"
+    add("--vehicle-from-cam0", metavar="'x y z qx qy qz qw'", help=first)
     add("--names", metavar="A,B,...", help="with --kalibr: names of its cameras, in order (default: cam0,cam1,...)")
     add("--out", required=True, metavar="FILE", help="the rig file; one that is there is not replaced")
 
@@ -107,6 +109,7 @@ def _check(args: argparse.Namespace) -> int:
     out = output_folder(args, PICTURES)
     config = load_config(args.config) if args.config else ModelConfig()
     reader = RigReader(args.rig, args.images, config, missing="mask", rate=args.rate)
+    tell_unnamed(reader, args.rig)
     if not 0 <= args.frame < len(reader):
         raise BevnextError(f"{args.images} has frames 0 to {len(reader) - 1}, not {args.frame}")
     frame = reader.own_cameras(reader.load(reader.refs(reader.scenes[0])[args.frame]))

@@ -46,6 +46,12 @@ def check_rig_arguments(args: argparse.Namespace) -> None:
         raise BevnextError(f"--max-spread must be between 0 and 1 s, got {args.max_spread:g}")
 
 
+def tell_unnamed(reader: RigReader, rig: str) -> None:
+    """A line of what is there and not in the rig."""
+    if unnamed := reader.unnamed():
+        print(f"bevnext: note: not in {rig}, left out: {', '.join(unnamed)[:300]}", file=sys.stderr)
+
+
 def rig_reader(args: argparse.Namespace, config: ModelConfig) -> RigReader:
     """The reader of the files that were named; what looks wrong with the rig is told. Raises BevnextError."""
     from bevnext_tools.rig.doubts import doubts
@@ -58,8 +64,7 @@ def rig_reader(args: argparse.Namespace, config: ModelConfig) -> RigReader:
     slots = [camera.slot for camera in reader.cameras]
     if absent := [slot for slot in config.cameras if slot not in slots]:
         print(f"bevnext: note: the rig has no {', '.join(absent)}: the network sees nothing there", file=sys.stderr)
-    if unnamed := reader.unnamed():
-        print(f"bevnext: note: not in {args.rig}, left out: {', '.join(unnamed)[:300]}", file=sys.stderr)
+    tell_unnamed(reader, args.rig)
     for doubt in doubts(reader.own_cameras(), tuple(slots)):
         print(f"bevnext: warning: {doubt}", file=sys.stderr)
     return reader

@@ -97,21 +97,22 @@ def draw_boxes_in_camera(image: np.ndarray, frame: CameraFrame, index: int, laye
 
 
 def hidden_from_cameras(frame: CameraFrame, view: BevView) -> np.ndarray:
-    """``[size, size]`` bool: pixels of ``view`` in whose direction no camera looks whose image counts.
+    """``[size, size]`` bool: pixels of ``view`` at which no camera looks whose image counts.
 
-    By the images' left and right edges at each camera's own height; what stands in the way does not matter.
+    Where neither the ground nor what is up to two metres above it, nor at the camera's own height, would be in an
+    image; what stands in the way does not matter.
     """
     coarse = BevView(-(-view.size // 4), view.extent)
     center = coarse.size / 2
     across, down = np.meshgrid(np.arange(coarse.size) + 0.5, np.arange(coarse.size) + 0.5)
     x, y = (center - down) / coarse.scale, (center - across) / coarse.scale
-    seen = np.zeros(x.shape, bool)
+    seen, transforms = np.zeros(x.shape, bool), camera_from_ego(frame)
     for index in np.flatnonzero(frame.valid):
-        transform = camera_from_ego(frame)[index]
-        height = invert_rigid(transform)[2, 3]
-        points = np.stack([x, y, np.full_like(x, height)], -1) @ transform[:3, :3].T + transform[:3, 3]
-        u, _, depth = np.moveaxis(points @ frame.intrinsics[index].T, -1, 0)
-        seen |= (depth > NEAR) & (u >= -0.5 * depth) & (u < (frame.image_sizes[index, 0] - 0.5) * depth)
+        matrix, (width, height) = frame.intrinsics[index] @ transforms[index][:3], frame.image_sizes[index]
+        for z in (0.0, 1.0, 2.0, invert_rigid(transforms[index])[2, 3]):
+            u, v, depth = (row[0] * x + row[1] * y + (row[2] * z + row[3]) for row in matrix)
+            inside = (u >= -0.5 * depth) & (u < (width - 0.5) * depth) & (v >= -0.5 * depth)
+            seen |= inside & (v < (height - 0.5) * depth) & (depth > NEAR)
     hidden = cv2.resize((~seen).astype(np.uint8), (view.size, view.size), interpolation=cv2.INTER_NEAREST)
     return hidden.astype(bool)
 

@@ -61,7 +61,7 @@ class RerunView:
         except (ImportError, RuntimeError):  # the latter on an old Python
             raise BevnextError(
                 f"--view and --rrd need the Python package rerun-sdk, which is not in {sys.prefix}: `make setup` "
-                "brings it, or `pip install rerun-sdk` there (with Python 3.11 or later and numpy 2)"
+                "brings it with Python 3.11 or later, or `pip install rerun-sdk` there (and numpy 2)"
             ) from None
         display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform != "linux"
         if viewer and not display and not _listens(PORT):

@@ -105,17 +105,21 @@ def doubts(frame: CameraFrame, slots: tuple[str, ...]) -> list[str]:
         found.append(f"{names}: look to the other side than their slots: is y to the right, or left taken for right?")
     backward = [_the_other_way_round(frame, index, s) for index, s in enumerate(stances)]
     inverted = [s for s, other in zip(stances, backward) if other is not None and other.off() + 10 < s.off()]
-    if not any(s.turned(_LOOKS[s.slot]) or not s.upright for s in inverted):
-        inverted = []
+    if len(inverted) < len(stances):  # of one alone it must be sure
+        inverted = [s for s in inverted if s.turned(_LOOKS[s.slot]) or not s.upright]
     if inverted:
         names = ", ".join(s.camera for s in inverted)
         found.append(f"{names}: the rotation looks inverted: it must take camera axes into the vehicle, not back")
     if across:
         names = ", ".join(s.camera for s in seated)
         found.append(f"{names}: sit on the other side than they look to: is y to the right? It must be to the left")
+    lying = len(stances) > 1 and all(0.2 < s.place[1] < 4 and abs(s.place[2]) < 1 for s in stances)
+    if lying:
+        names = ", ".join(s.camera for s in stances)
+        found.append(f"{names}: all sit to the left, and near the ground: y (left) and z (up) exchanged?")
     for index, one in enumerate(stances):
         turn = _turn(one, one in inverted or (mirrored and one in aside))
-        told = turn, _seat(one, mirrored or across), _lens(frame, index, one.slot)
+        told = turn, [] if lying else _seat(one, mirrored or across), _lens(frame, index, one.slot)
         found += [f"{one.camera}: {line}" for lines in told for line in lines]
     return found
 
@@ -133,14 +137,15 @@ def _the_other_way_round(frame: CameraFrame, index: int, one: Stance) -> Stance 
 def _turn(one: Stance, known: bool) -> list[str]:
     if known:
         return []
-    quaternion = "and a quaternion x, y, z, w (quaternion_wxyz: the other order)"
+    order = "x, y, z, w (quaternion_wxyz: the other order)"
     if abs(one.up) > 45:
         return [
             f"looks {abs(one.up):.0f} deg {'up' if one.up > 0 else 'down'}: is the rotation that of the optical "
-            f"frame (x right, y down, z forward), from camera to vehicle, {quaternion}?"
+            f"frame (x right, y down, z forward), from camera to vehicle, and a quaternion {order}?"
         ]
     if abs(one.roll) > 45:
-        return [f"its image is rolled by {one.roll:.0f} deg against the vehicle: see the axes; is it {quaternion[4:]}?"]
+        rolled = f"its image is rolled by {one.roll:.0f} deg against the vehicle"
+        return [f"{rolled}: see the axes; is a quaternion {order}?"]
     if one.slot not in _LOOKS or not one.turned(_LOOKS[one.slot]):
         return []
     return [f"looks {direction(one.left)}, nuScenes' {one.slot} {direction(_LOOKS[one.slot])}: another slot?"]
@@ -149,9 +154,9 @@ def _turn(one: Stance, known: bool) -> list[str]:
 def _seat(one: Stance, known: bool) -> list[str]:
     lines = []
     x, y, z = one.place
-    if one.upright and _WIDE[one.aside] < abs(y) < 4 and abs(z) <= 0.2:
-        exchanged = "y (left) and z (up) exchanged?"
-        return [f"sits {abs(y):.2f} m to the {_side(y)} of the middle, {abs(z):.2f} m off the ground: {exchanged}"]
+    if one.upright and _WIDE[one.aside] < y < 4 and abs(z) <= 0.2:
+        which = "y (left) and z (up) exchanged, or the vehicle's origin not on the ground?"
+        return [f"sits {y:.2f} m to the left of the middle, {abs(z):.2f} m off the ground: {which}"]
     if one.upright and abs(y) > max(_WIDE[one.aside], abs(x)):
         lines.append(f"sits {abs(y):.2f} m to the {_side(y)} of the middle: x (ahead) and y (left) exchanged?")
     elif one.across and not known:

@@ -218,7 +218,7 @@ def load_rig(path: str | Path) -> Rig:
         ConfigError: one line that names the file, the camera, the key and its value.
     """
     if not user_path(path).exists():
-        raise ConfigError(f"no such rig file: {path}; make one: bevnext rig template --help, or import --help")
+        raise ConfigError(f"no such rig file: {path}; make one with bevnext rig template or rig import")
     data = read_yaml(path, "rig file")
     if isinstance(data, dict) and any(isinstance(v, dict) and "ros__parameters" in v for v in data.values()):
         raise ConfigError(f"{path} is of a ROS node (ros__parameters), for --bag and --params; a rig file has cameras")

@@ -98,8 +98,15 @@ class RigReader:
     def unnamed(self) -> list[str]:
         """Folders, videos and images beside those of the cameras, which the rig does not name."""
         names = {camera.name for camera in self.cameras}
-        there = [path for path in sorted(self.folder.iterdir()) if path.name[0] != "." and path.stem not in names]
-        return [path.name for path in there if path.is_dir() or path.suffix.lower() in (*IMAGES, *VIDEOS)]
+        try:
+            there = [path for path in sorted(self.folder.iterdir()) if path.name[0] != "."]
+        except OSError:
+            return []  # what the rig does name can be read
+        return [
+            path.name for path in there
+            if (path.name not in names if path.is_dir() else path.stem not in names)
+            and (path.is_dir() or path.suffix.lower() in (*IMAGES, *VIDEOS))
+        ]  # fmt: skip
 
     @property
     def total(self) -> int:

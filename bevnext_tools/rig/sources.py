@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from bevnext_core.errors import BevnextError, DatasetError, FrameError, one_line
 from bevnext_core.images import read_image
@@ -17,8 +17,17 @@ from bevnext_core.strict import suggestion
 from bevnext_tools.rig.stamps import rows, stamp_in_name, stamp_ns
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What makes an image upright, by the orientation in its EXIF."""
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")
+
+
+_NOTES = (".txt", ".yaml", ".yml", ".json", ".csv")
+"""Ends of files that lie beside images."""
 
 
 class NoImages(DatasetError):
@@ -35,19 +44,25 @@ class Folder:
         self.stamps_ns = [stamps[index] for index in order]
 
     def read(self, index: int) -> np.ndarray:
-        """``[H, W, 3]`` uint8 RGB, upright: turned as its EXIF says, as viewers and OpenCV do. Raises FrameError."""
-        image = read_image(self.files[index], self.camera)
-        with Image.open(self.files[index]) as file:
-            orientation = file.getexif().get(_ORIENTATION, 1)
-        if orientation == 1:
-            return image
-        upright = Image.fromarray(image)
-        upright.getexif()[_ORIENTATION] = orientation
-        return np.array(ImageOps.exif_transpose(upright))
+        """``[H, W, 3]`` uint8 RGB, upright. Raises FrameError."""
+        path = self.files[index]
+        image, turn = read_image(path, self.camera), _turn_of(path)
+        return image if turn is None else np.array(Image.fromarray(image).transpose(turn))
 
     def where(self, index: int) -> str:
         """What an image is called."""
         return str(self.files[index])
+
+
+def _turn_of(path: Path) -> Image.Transpose | None:
+    """How a JPEG is to be turned, as viewers and OpenCV do by its EXIF; one that cannot be read says nothing."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return None  # TIFFs are turned where they are decoded
+    try:
+        with Image.open(path) as file:
+            return _TURNS.get(file.getexif().get(0x0112, 1))
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError):
+        return None
 
 
 class Video:
@@ -116,9 +131,9 @@ def open_source(folder: Path, camera: str, rate: float | None) -> Source:
         return Folder(camera, single[:1], [0])
     if not videos:
         holds = ", ".join(path.name for path in there) or "nothing"
-        hint = suggestion([camera], [path.stem for path in there])
-        if other := next((path.name for end, path in own.items() if end != ".txt"), ""):
-            hint = f"; {other} is of no format that is read ({', '.join(IMAGES)})"
+        hint = suggestion([camera], [path.name if path.is_dir() else path.stem for path in there])
+        if other := next((path.name for end, path in own.items() if end not in _NOTES), ""):
+            hint += f"; {other} is of no format that is read ({', '.join(IMAGES)})"
         raise NoImages(
             f"no images of camera '{camera}': no folder {directory}, video {directory}.mp4 or image {directory}.jpg; "
             f"{folder} holds {holds[:300]}{hint}"

@@ -97,7 +97,7 @@ class Poses:
             stamp = None
         if stamp is None:
             text = " ".join(parts)[:120]
-            header = "" if re.search(r"\d", text) else ": a header begins with #"
+            header = ": a header begins with #" if re.fullmatch("[a-z_]{2,}.*", parts[0]) and parts[0] != "nan" else ""
             raise DatasetError(f"{where}: expected the 8 numbers stamp x y z qx qy qz qw, got '{text}'{header}")
         rotation, translation = np.array([qw, qx, qy, qz]), np.array([x, y, z])
         if not np.isfinite(translation).all() or not abs(np.linalg.norm(rotation) - 1) < 1e-2:

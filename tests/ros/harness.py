@@ -66,7 +66,7 @@ def domain() -> str:
     for step in range(100):
         number = 1 + (os.getpid() + step) % 100
         file = Path(tempfile.gettempdir()) / f"bevnext-test-domain-{os.getuid()}-{number}"
-        lock = os.open(file, os.O_RDWR | os.O_CREAT)
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

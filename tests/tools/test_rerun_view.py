@@ -306,7 +306,7 @@ def test_without_the_package_one_line_says_what_to_do(monkeypatch, capsys, tmp_p
     assert main(["detect", *wanted]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bevnext: error: --view and --rrd need the Python package rerun-sdk, which is not in ")
-    assert "`make setup` brings it, or `pip install rerun-sdk`" in line
+    assert "`make setup` brings it with Python 3.11 or later, or `pip install rerun-sdk`" in line
 
 
 def test_an_unwritable_file_is_named(rr, tmp_path):

@@ -105,11 +105,11 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
     ),
     "y and z": (
         of("front", at=[1.71, 1.51, 0.01]),
-        ["front: sits 1.51 m to the left of the middle, 0.01 m off the ground: y (left) and z (up) exchanged?"],
+        ["front: sits 1.51 m to the left of the middle, 0.01 m off the ground: y (left) and z (up) exchanged, or"],
     ),
     "y and z behind": (
         of("back", at=[0.04, 1.57, 0.0]),
-        ["back: sits 1.57 m to the left of the middle, 0.00 m off the ground: y (left) and z (up) exchanged?"],
+        ["back: sits 1.57 m to the left of the middle, 0.00 m off the ground: y (left) and z (up) exchanged, or"],
     ),
     "cx and cy": (
         of("front", centre=[491.0, 816.0]),
@@ -131,6 +131,24 @@ def test_inverted_rotations_are_named_together() -> None:
     poses[:, :3, :3] = poses[:, :3, :3].transpose(0, 2, 1)
     (line,) = doubts(dataclasses.replace(frame, ego_from_camera=poses), slots)
     assert line.startswith(f"{', '.join(RIGHT)}: the rotation looks inverted: it must take camera axes")
+
+
+def test_a_whole_rig_with_y_and_z_exchanged_is_told_once() -> None:
+    def exchange(rig: dict[str, Any]) -> None:
+        for camera in rig.values():
+            x, y, z = camera["at"]
+            camera["at"] = [x, z, y]
+
+    (line,) = doubts(*frame_of(exchange))
+    assert line == f"{', '.join(RIGHT)}: all sit to the left, and near the ground: y (left) and z (up) exchanged?"
+
+
+def test_one_inverted_rotation_says_nothing_of_the_others() -> None:
+    frame, slots = frame_of(of("back_right", looks=[-90, 0, -10]))  # mounted so
+    poses = frame.ego_from_camera.copy()
+    poses[1, :3, :3] = poses[1, :3, :3].T
+    (line,) = doubts(dataclasses.replace(frame, ego_from_camera=poses), slots)
+    assert line.startswith("front: the rotation looks inverted")
 
 
 def test_a_quaternion_in_the_other_order_is_asked_for() -> None:

@@ -85,7 +85,7 @@ def test_a_quaternion_in_the_order_of_nuscenes(tmp_path: Path) -> None:
 
 
 def test_other_files_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such rig file: .*; make one: bevnext rig template --help"):
+    with pytest.raises(ConfigError, match=r"no such rig file: .*; make one with bevnext rig template or rig import"):
         load_rig(tmp_path / "rig.yaml")
     with pytest.raises(ConfigError, match=r"detector.yaml is of a ROS node \(ros__parameters\), for --bag"):
         load_rig(ROOT / "config" / "detector.yaml")

@@ -244,26 +244,53 @@ def test_no_images_of_a_camera_is_one_line(recording: Path) -> None:
         reader_of(recording)
 
 
-def test_what_the_rig_does_not_name_is_told(recording: Path) -> None:
+def test_what_the_rig_does_not_name_is_told(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reader_of(recording).unnamed() == []
     (recording / "images" / "roof").mkdir()
     (recording / "images" / "rear.jpg").write_bytes(b"")
     (recording / "images" / "notes.txt").write_text("")
-    assert reader_of(recording).unnamed() == ["rear.jpg", "roof"]
+    (recording / "images" / "left.old").mkdir()
+    assert reader_of(recording).unnamed() == ["left.old", "rear.jpg", "roof"]
+    rig, images, out = (str(recording / name) for name in ("rig.yaml", "images", "look"))
+    assert main(["rig", "check", "--rig", rig, "--images", images, "--out", out]) == 0
+    assert f"bevnext: note: not in {rig}, left out: left.old, rear.jpg, roof\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_as_its_exif_says(orientation: int, recording: Path) -> None:
-    """As OpenCV reads it, which calibrations are made with."""
-    pixels = np.random.default_rng(orientation).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+@pytest.mark.parametrize("end", ["jpg", "tif"])
+def test_an_image_is_turned_once_as_its_exif_says(end: str, orientation: int, recording: Path) -> None:
+    """As OpenCV reads a JPEG, which calibrations are made with; TIFFs are turned by their decoder."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    pixels = np.stack([rows * 2, columns, (rows > columns) * 200], -1).astype(np.uint8)
     stored = pixels if orientation < 5 else np.ascontiguousarray(pixels.transpose(1, 0, 2))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
     for path in (recording / "images" / "left").iterdir():
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        Image.fromarray(stored).save(path, exif=exif)
+        path.unlink()
+        path = path.with_suffix(f".{end}")
+        Image.fromarray(stored).save(path, exif=exif, quality=95)
     image = frames_of(reader_of(recording))[0].images[SLOTS[1]]
-    np.testing.assert_array_equal(image, cv2.imread(str(path))[..., ::-1])
-    assert np.array_equal(image, stored) == (orientation == 1)
+    assert image is not None
+    if end == "jpg":
+        expected = cv2.imread(str(path))[..., ::-1]
+        Image.fromarray(stored).save(path, quality=95)
+    else:
+        expected = {
+            1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.transpose(1, 0, 2),
+            6: np.rot90(stored, -1), 7: stored[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(stored),
+        }[orientation]  # fmt: skip
+    assert np.abs(image.astype(int) - expected).mean() < 1
+    if orientation > 1:
+        others = (image[::-1], image[:, ::-1], image[::-1, ::-1])
+        assert min(np.abs(other.astype(int) - expected).mean() for other in others) > 10
+
+
+def test_exif_that_cannot_be_read_says_nothing(recording: Path) -> None:
+    for path in (recording / "images" / "left").iterdir():
+        path.unlink()
+        Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 250)).save(path.with_suffix(".jpg"), exif=b"Exif\0\0no tags at all")
+    image = frames_of(reader_of(recording))[0].images[SLOTS[1]]
+    assert image is not None and image.shape == (HEIGHT, WIDTH, 3) and image[..., 2].min() > 200
 
 
 def test_photos_without_stamps_have_no_poses(recording: Path) -> None:

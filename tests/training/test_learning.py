@@ -55,7 +55,7 @@ head: {shared_channels: 16, branch_channels: 16}
 training: {stage: 2, epochs: 1, global_batch: 6, learning_rate: 1.5e-2, warmup_iterations: 10, velocity_weight: 1.0,
            sync_bn_epoch: null, backbone_init: none, ema_decay: 0.95, ema_ramp: 40, ema_start: 0, head_scale: 0.02,
            perspective_weight: 1, augmentation: false, class_balanced: false, channels_last: true,
-           optimizer: muon, decay: cosine, shared_run: 6, repeat: 75}
+           optimizer: muon, decay: cosine, shared_run: 6, repeat: 90}
 """
 BARS = {
     "mAP": (0.3, np.inf),
