@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from bevnext_core.errors import BevnextError
 
@@ -20,6 +21,13 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, or_bag: str = "", or_
     if or_images:
         source.add_argument("--images", metavar="DIR", help=or_images)
     parser.add_argument("--version", default="v1.0-mini", help="its tables, e.g. v1.0-trainval (default: %(default)s)")
+
+
+def add_said_arguments(parser: argparse.ArgumentParser, default: Any = False) -> None:
+    """``--quiet`` and ``--verbose``; ``default``: SUPPRESS for a part of a command, which has them already."""
+    said, options = parser.add_mutually_exclusive_group(), {"action": "store_true", "default": default}
+    said.add_argument("-q", "--quiet", help="errors and results only, no progress or warnings", **options)
+    said.add_argument("-v", "--verbose", help="also what is logged, and an error's traceback", **options)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, what: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from bevnext_core.errors import BevnextError, one_line
 from bevnext_core.files import Parser
 from bevnext_tools.cli import registry
+from bevnext_tools.cli.dataset import add_said_arguments
 from bevnext_tools.cli.registry import COMMANDS
 from bevnext_tools.threads import prepare_threads, use_threads
 
@@ -77,9 +78,7 @@ def add_options(parser: argparse.ArgumentParser, name: str) -> Any:
         parser.add_argument(
             "--threads", type=int, metavar="N", help="computing threads (default: OMP_NUM_THREADS, or all cores)"
         )
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("-q", "--quiet", action="store_true", help="errors and results only, no progress or warnings")
-    said.add_argument("-v", "--verbose", action="store_true", help="also what is logged, and an error's traceback")
+    add_said_arguments(parser)
     return module
 
 

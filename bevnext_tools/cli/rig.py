@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bevnext_core.errors import BevnextError, counted
-from bevnext_tools.cli.dataset import IMAGES_HELP, add_output_arguments, output_folder
+from bevnext_tools.cli.dataset import IMAGES_HELP, add_output_arguments, add_said_arguments, output_folder
 from bevnext_tools.cli.rig_options import tell_unnamed
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _template_arguments(commands.add_parser("template", help="write rig.yaml with gaps to fill in"))
     _import_arguments(commands.add_parser("import", help="write rig.yaml from a calibration of ROS, kalibr, nuScenes"))
     _example_arguments(commands.add_parser("example", help="write a nuScenes scene as rig.yaml, images and poses"))
+    for part in commands.choices.values():
+        add_said_arguments(part, argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -55,6 +55,26 @@ def test_no_command_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> N
     assert err == f"bevnext: error: unknown command 'xyz'; there are {', '.join(sorted(COMMANDS))}\n"
 
 
+ORDERS = [("rig", "--quiet", "template"), ("rig", "template", "-q"), ("-q", "rig", "template")]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_quiet_goes_with_a_part_of_a_command_too(
+    order: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bevnext_tools.cli import rig
+
+    def told(path: str) -> None:
+        print("a warning", file=sys.stderr)
+
+    monkeypatch.setattr(rig, "_refuse_to_replace", told)
+    options = ["--cameras", "front", "--size", "8x8", "--out", str(tmp_path / "rig.yaml")]
+    assert main([*order, *options]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["rig", "template", *options]) == 0
+    assert capsys.readouterr().err == "a warning\n"
+
+
 def test_an_unknown_option_is_told_with_the_command_whose_help_has_the_options(
     capsys: pytest.CaptureFixture[str]
 ) -> None:
