@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from bevnext_core.boxes import box_corners
 from bevnext_core.classes import CAMERAS, CLASSES
 from bevnext_core.detections import Detections, StepInfo
-from bevnext_core.errors import BevnextError
 from bevnext_core.frame import CameraFrame
 from bevnext_core.geometry import project, rigid
 from bevnext_core.images import read_image
@@ -33,7 +31,6 @@ from bevnext_tools.draw.cameras import (
 from bevnext_tools.draw.choice import without_doubles
 from bevnext_tools.draw.colors import BACKGROUND, CLASS_COLORS, GRID, TRUTH_COLOR, class_color
 from bevnext_tools.draw.text import Labels, draw_text, font
-from bevnext_tools.draw.video import open_video, write_video
 from bevnext_tools.rig.file import looking
 
 RED = (255, 0, 0)
@@ -417,62 +414,3 @@ def test_png_keeps_the_colours(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     write_picture(picture, tmp_path / "new" / "p.png")
     np.testing.assert_array_equal(read_image(tmp_path / "new" / "p.png", "picture"), picture)
-
-
-# ------------------------------------------------------------------------------------------------- video
-REDS = (40, 120, 200)
-
-
-def pictures(folder: Path) -> list[Path]:
-    paths = []
-    for value in REDS:
-        picture = np.zeros((64, 96, 3), np.uint8)
-        picture[..., 0] = value
-        paths.append(folder / "frames" / f"{value}.png")
-        write_picture(picture, paths[-1])
-    return paths
-
-
-def test_mp4_plays_in_browsers_and_holds_every_picture_in_its_colours(tmp_path: Path) -> None:
-    av = pytest.importorskip("av")
-    path = tmp_path / "scene-0103.mp4"
-    # the first two frames have one stamp
-    assert write_video(path, pictures(tmp_path), [5, 5, 500_000_005, 1_000_000_005]) == path
-    with av.open(str(path)) as container:
-        (stream,) = container.streams
-        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-        assert stream.average_rate == 2
-        read = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    assert len(read) == 3
-    for image, red in zip(read, REDS):
-        np.testing.assert_allclose(image.mean((0, 1)), (red, 0, 0), atol=8)
-    data = path.read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat"), "a browser wants the index first"
-
-
-def test_without_an_encoder_there_is_one_line_and_no_video(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
-    assert write_video(tmp_path / "scene.mp4", pictures(tmp_path), [0, 1, 2]) is None
-    assert [path.name for path in tmp_path.iterdir()] == ["frames"]
-    (line,) = capsys.readouterr().err.splitlines()
-    assert (
-        line
-        == f"bevnext: warning: no video {tmp_path / 'scene.mp4'}: there is no H.264 encoder here, only pictures"
-    )
-
-
-def test_one_picture_is_no_video(tmp_path: Path) -> None:
-    assert write_video(tmp_path / "v.mp4", pictures(tmp_path)[:1], [0]) is None and not (tmp_path / "v.mp4").exists()
-
-
-def test_video_of_nothing_or_of_mixed_sizes_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("av")
-    with pytest.raises(BevnextError, match="needs at least one picture"):
-        write_video(tmp_path / "v.mp4", [], [])
-    with pytest.raises(BevnextError, match="one size, got 98x64 after 96x64"):
-        with open_video(tmp_path / "v.mp4", 2.0) as video:
-            for width in (96, 98):
-                video.write(np.zeros((64, width, 3), np.uint8))
-    assert list(tmp_path.iterdir()) == []
