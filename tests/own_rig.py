@@ -11,12 +11,19 @@ import yaml
 from PIL import Image
 from pyquaternion import Quaternion
 
+from bevnext_core.classes import CAMERAS
+from bevnext_core.config import ModelConfig
+from bevnext_core.frame import CameraFrame
+from bevnext_tools.rig.images import RigReader
+
 WIDTH, HEIGHT = 160, 90
 START = 1_700_000_000_000_000_000
 STEP = 500_000_000
 DELAY = {"front": 0, "left": 8_000_000, "right": -8_000_000, "back": 25_000_000}
 YAW = {"front": 0, "left": 55, "right": -55, "back": 180}
 SLOT = {"front": "CAM_FRONT", "left": "CAM_FRONT_LEFT", "right": "CAM_FRONT_RIGHT", "back": "CAM_BACK"}
+SLOTS = [CAMERAS.index(slot) for slot in SLOT.values()]
+"""Places of the rig's four cameras in the network's order."""
 OPTICAL = Quaternion(matrix=np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
 
 
@@ -60,3 +67,14 @@ def write_recording(root: Path, frames: int = 3) -> Path:
     lines = [f"{(START + n * STEP) / 1e9:.9f} {5.0 * n} 0 0 0 0 0 1" for n in range(-1, frames + 1)]
     (root / "poses.tum").write_text("\n".join(lines))
     return root
+
+
+def reader_of(recording: Path, poses: bool = True, **options: Any) -> RigReader:
+    """The frames of what :func:`write_recording` wrote."""
+    path = recording / "poses.tum" if poses else None
+    return RigReader(recording / "rig.yaml", recording / "images", ModelConfig(), path, **options)
+
+
+def frames_of(reader: RigReader) -> list[CameraFrame]:
+    """All of them, read."""
+    return [reader.load(ref) for ref in reader.refs(reader.scenes[0])]

@@ -303,10 +303,11 @@ def test_all_tests_run_those_on_jazzy_and_on_numpy_1_too(monkeypatch, run_checks
     assert run_checks.main() == 1
     assert "failed: pytest-jazzy\n" in capsys.readouterr().out
     codes.clear()
-    monkeypatch.setattr(sys, "argv", ["run_checks", "-n", "2", "tests/core/test_boxes.py::test_x"])
-    called.clear()
-    assert run_checks.main() == 0
-    assert [a[3:] for _, a in called if "pytest" in a] == [("-n", "2", "tests/core/test_boxes.py::test_x")]
+    for chosen in ("tests/core/test_boxes.py::test_x", "-kboxes", "--lf"):
+        monkeypatch.setattr(sys, "argv", ["run_checks", "-n", "2", chosen])
+        called.clear()
+        assert run_checks.main() == 0
+        assert [a[3:] for _, a in called if "pytest" in a] == [("-n", "2", chosen)]
     monkeypatch.setattr(sys, "argv", ["run_checks", "-n", "2"])
     run_checks.NUMPY_1.unlink()
     assert run_checks.main() == 1

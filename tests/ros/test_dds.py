@@ -186,6 +186,11 @@ def test_whoever_names_the_profile_of_one_fast_dds_names_the_other_s():
     assert all(found == {"DDS", "RTPS"} for found in named.values()), named
 
 
+def test_no_two_who_ask_have_one_domain():
+    taken = [harness.domain(), *(harness.domain.__wrapped__() for _ in range(2))]
+    assert len(set(taken)) == 3 and all(1 <= int(number) <= 100 for number in taken)
+
+
 @pytest.mark.ros
 def test_type_hashes_on_the_wire(ros, typestore):
     """What other nodes are told, in a process of its own (rclpy starts DDS threads)."""
